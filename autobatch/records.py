@@ -1,0 +1,258 @@
+"""What a probe says: frozen records with versioned JSON both ways."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any
+
+import msgspec
+
+from autobatch.errors import AutobatchError
+
+SCHEMA_VERSION = 1
+
+
+class Outcome(str, Enum):
+    """How a trial ended. A value, never a bare exception."""
+
+    FITS = "fits"
+    OUT_OF_MEMORY = "out_of_memory"  # the device's memory
+    HOST_OUT_OF_MEMORY = "host_out_of_memory"
+    CRASHED = "crashed"  # died without an answer; cause unknown
+    TIMED_OUT = "timed_out"  # never counted as out of memory
+    FAILED = "failed"  # the user's own error
+
+    __str__ = str.__str__
+
+
+class LimitKind(str, Enum):
+    """What keeps the batch size from being larger."""
+
+    MEMORY = "memory"
+    HOST_MEMORY = "host_memory"
+    DATASET = "dataset"
+    MAXIMUM = "maximum"
+    CRASH = "crash"
+    TIMEOUT = "timeout"
+    MODEL_ERROR = "model_error"
+
+    __str__ = str.__str__
+
+
+class ProofKind(str, Enum):
+    """Where the returned size was run and passed."""
+
+    FRESH_PROCESS = "fresh_process"
+    THIS_PROCESS = "this_process"
+    CALLER = "caller"
+
+    __str__ = str.__str__
+
+
+class Trial(msgspec.Struct, frozen=True, kw_only=True):
+    """A few training steps at one batch size.
+
+    Attributes:
+        batch_size: Samples a step.
+        outcome: How it ended.
+        peak_bytes: The largest of `step_peak_bytes`; None where no step ended.
+        step_peak_bytes: Most bytes in use on the device during each step, in order.
+        step_seconds: Wall time of each step; the first includes tracing and compiling.
+        why: The evidence for an outcome other than `fits`, in one line.
+        phase: What the worker was doing when it ended otherwise than well.
+        proof: It ran in a fresh process under the real limit.
+    """
+
+    batch_size: int
+    outcome: Outcome
+    peak_bytes: int | None = None
+    step_peak_bytes: tuple[int, ...] = ()
+    step_seconds: tuple[float, ...] = ()
+    why: str | None = None
+    phase: str | None = None
+    proof: bool = False
+
+    @property
+    def samples_per_second(self) -> float | None:
+        """Median throughput of the steps after the first; None where there are none."""
+        steady = sorted(self.step_seconds[1:])
+        if not steady or steady[len(steady) // 2] <= 0:
+            return None
+        return self.batch_size / steady[len(steady) // 2]
+
+
+class LimitedBy(msgspec.Struct, frozen=True):
+    """What keeps the answer from being larger, and how that is known."""
+
+    kind: LimitKind
+    evidence: str
+
+
+class Device(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the trials ran.
+
+    Attributes:
+        name: What it is called, for a person.
+        kind: `gpu`, or `cpu` for the CPU behind TensorFlow's GPU allocator.
+        index: TensorFlow's number of the GPU; None for the CPU.
+        limit_bytes: What the allocator could hand out in the search's trials.
+        budget_bytes: What the training may use: what the proof's allocator was limited to.
+    """
+
+    name: str
+    kind: str
+    index: int | None = None
+    limit_bytes: int
+    budget_bytes: int
+
+
+class Proof(msgspec.Struct, frozen=True, kw_only=True):
+    """The run that the answer rests on.
+
+    Attributes:
+        kind: Which process ran it.
+        steps: Training steps at the full batch size.
+        validation_steps: Validation steps; 0 where validation was off.
+        last_batch_size: Samples in the smaller last batch that it ran; None where there was none.
+        peak_bytes: Most bytes in use during each training step.
+    """
+
+    kind: ProofKind
+    steps: int
+    validation_steps: int = 0
+    last_batch_size: int | None = None
+    peak_bytes: tuple[int, ...] = ()
+
+
+class OptimizerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """An optimizer of the user's model, as far as the learning rate depends on it.
+
+    Attributes:
+        attribute: Where the model holds it: `optimizer`, or say `d_optimizer`.
+        class_name: Keras's class name, such as `SGD` or `AdamW`.
+        learning_rate: The rate as a number; of a schedule, its value at step 0.
+        schedule: Keras's serialized schedule, `{"class_name": ..., "config": {...}}`; None where
+            the rate is a number.
+        momentum: SGD's momentum; None elsewhere.
+        beta_1, beta_2, epsilon: Adam's, where the optimizer has them.
+    """
+
+    attribute: str = "optimizer"
+    class_name: str
+    learning_rate: float | None = None
+    schedule: dict[str, Any] | None = None
+    momentum: float | None = None
+    beta_1: float | None = None
+    beta_2: float | None = None
+    epsilon: float | None = None
+
+
+class LearningRate(msgspec.Struct, frozen=True, kw_only=True):
+    """A learning rate scaled from one batch size to another.
+
+    Attributes:
+        optimizer: The attribute it belongs to, `optimizer` as a rule.
+        rule: `linear`, `sqrt` or `none`.
+        reason: Why this rule, in a sentence.
+        factor: What the base rate was multiplied by.
+        base_batch_size, batch_size: From, and to; global sizes where there are replicas.
+        base_learning_rate, learning_rate: From, and to; of a schedule, its value at step 0.
+        schedule: The scaled schedule's configuration; None where the rate is a number.
+        hyperparameters: Others that the rule scales, such as `{"beta_1": ..., "epsilon": ...}`.
+        advice: Sentences on warm-up and on where the rule is known to hold.
+    """
+
+    optimizer: str = "optimizer"
+    rule: str
+    reason: str
+    factor: float
+    base_batch_size: int
+    batch_size: int
+    base_learning_rate: float
+    learning_rate: float
+    schedule: dict[str, Any] | None = None
+    hyperparameters: dict[str, float] = {}
+    advice: tuple[str, ...] = ()
+
+
+class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of a probe: a batch size that was run and passed, and all that is known of it.
+
+    Attributes:
+        batch_size: The largest safe batch size of one replica.
+        global_batch_size: The same for all replicas together.
+        learning_rate: The rate scaled to `global_batch_size`; of a schedule, its scaled start.
+            None where the model's optimizer has no rate to scale.
+        learning_rate_rule: `linear`, `sqrt` or `none`.
+        learning_rate_schedule: The scaled configuration where the rate is a schedule.
+        learning_rates: The same in full for each optimizer of the model, with the reasons.
+        base_batch_size, base_learning_rate: What the rate was scaled from.
+        limited_by: What keeps the size from being larger.
+        device: Where the trials ran, and what they could use.
+        peak_bytes: The largest peak measured at `batch_size`, over all its trials.
+        headroom_bytes: Bytes of the budget asked to be kept free of the peak.
+        samples_per_second: Throughput in the proof's steady steps.
+        steps_per_epoch: Optimizer steps one pass over the data then takes; None if unknown.
+        proof: The run that the answer rests on.
+        trials: Everything tried, in order, proofs included.
+        warnings: Sentences the user should read.
+        seconds: Wall time of the probe.
+        versions: Of Python, TensorFlow, Keras and autobatch.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    batch_size: int
+    global_batch_size: int
+    learning_rate: float | None = None
+    learning_rate_rule: str | None = None
+    learning_rate_schedule: dict[str, Any] | None = None
+    learning_rates: tuple[LearningRate, ...] = ()
+    base_batch_size: int | None = None
+    base_learning_rate: float | None = None
+    limited_by: LimitedBy
+    device: Device
+    peak_bytes: int | None
+    headroom_bytes: int
+    samples_per_second: float | None = None
+    steps_per_epoch: int | None = None
+    proof: Proof
+    trials: tuple[Trial, ...]
+    warnings: tuple[str, ...] = ()
+    seconds: float
+    versions: dict[str, str]
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        """The whole result as one JSON object."""
+        encoded = msgspec.json.encode(self)
+        return (msgspec.json.format(encoded, indent=indent) if indent else encoded).decode()
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> ProbeResult:
+        """The result that `to_json` wrote.
+
+        Raises:
+            AutobatchError: The text is no such result, or of another schema version.
+        """
+        try:
+            result = msgspec.json.decode(text, type=cls)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise AutobatchError(f"This is not a probe's result: {error}.") from error
+        if result.schema_version != SCHEMA_VERSION:
+            raise AutobatchError(
+                f"This result has schema version {result.schema_version}; this autobatch reads "
+                f"version {SCHEMA_VERSION}. Probe again, or read it with the version of autobatch "
+                f"that wrote it ({result.versions.get('autobatch', 'unknown')})."
+            )
+        return result
+
+
+def error_json(error: AutobatchError) -> str:
+    """`{"error": {"kind", "message", ...}, "trials": [...]}`, as `--json` prints a failure."""
+    fields: dict[str, Any] = {"kind": error.kind, "message": error.message}
+    if error.details:
+        fields["details"] = error.details
+    for name in ("needed_bytes", "budget_bytes"):
+        if getattr(error, name, None) is not None:
+            fields[name] = getattr(error, name)
+    body = {"schema_version": SCHEMA_VERSION, "error": fields, "trials": error.trials}
+    return msgspec.json.encode(body).decode()
