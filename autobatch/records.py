@@ -55,8 +55,9 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         batch_size: Samples a step.
         outcome: How it ended.
-        peak_bytes: The largest of `step_peak_bytes`; None where no step ended.
+        peak_bytes: Most bytes in use at any time, validation included; None where no step ended.
         step_peak_bytes: Most bytes in use on the device during each step, in order.
+        resident_bytes: In use between steps: weights, optimizer slots, data; None if unknown.
         step_seconds: Wall time of each step; the first includes tracing and compiling.
         why: The evidence for an outcome other than `fits`, in one line.
         phase: What the worker was doing when it ended otherwise than well.
@@ -67,6 +68,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     outcome: Outcome
     peak_bytes: int | None = None
     step_peak_bytes: tuple[int, ...] = ()
+    resident_bytes: int | None = None
     step_seconds: tuple[float, ...] = ()
     why: str | None = None
     phase: str | None = None

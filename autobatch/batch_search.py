@@ -1,0 +1,349 @@
+"""The search: from the trials so far to the next one, or to the answer. Pure: no I/O, no clock.
+
+Two kinds of trial. A search trial measures peaks, with more memory to spend than the budget where
+the device has it, so that a size that is too large still tells by how much. A proof runs in a
+fresh process under the real limit and passes or fails. The memory model chooses sizes inside the
+bracket of what fits and what does not, as long as plain doubling and bisection would still do with
+the trials that are left: so the search never takes more trials than they would, whatever the
+model believes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from autobatch import memory_model
+from autobatch.records import Outcome, Trial
+from autobatch.sizes import SizeSpace
+
+# Kept free of the budget by default: what the peaks' measured spread asks for, within these
+# shares of the budget (measured: scripts/bench/main_job.py).
+LEAST_HEADROOM = 0.01
+MOST_HEADROOM = 0.06
+# A failed proof lowers the next one's size by this share, twice that after the next, and so on.
+STEP_DOWN = 0.03
+NEAR_BUDGET = 0.04  # share of the budget, or of a size, that is not worth an out-of-memory trial
+EXPLORING = 0.8  # of the size aimed at: below it, a trial is there to learn the slope
+ROOM_SHARE = 0.95  # of the allocator's limit: what a trial may be expected to need at worst
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is searched for.
+
+    Attributes:
+        space: The sizes allowed.
+        budget_bytes: What the training may use; None where peaks are not measured.
+        limit_bytes: What search trials could use: the budget, or more.
+        precision: Share of the answer that may be left on the table; 0 for exact.
+        headroom_bytes: Least bytes of the budget to keep free; None for LEAST_HEADROOM.
+        usual_size: A size the user's script is known to work with, if any.
+    """
+
+    space: SizeSpace
+    budget_bytes: int | None = None
+    limit_bytes: int | None = None
+    precision: float = 0.02
+    headroom_bytes: int | None = None
+    usual_size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """Measure this size."""
+
+    batch_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prove:
+    """Prove this size."""
+
+    batch_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """This size is the answer: it was proven."""
+
+    batch_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """No size could be proven. `last` is the trial that says why."""
+
+    last: Trial
+
+
+Action = Try | Prove | Done | GiveUp
+
+
+@dataclass(frozen=True)
+class Search:
+    """A plan and what has been tried: immutable, one step after the other."""
+
+    plan: Plan
+    trials: tuple[Trial, ...] = ()
+
+    def add(self, trial: Trial) -> Search:
+        """The search with one more trial."""
+        return replace(self, trials=(*self.trials, trial))
+
+    # -- what the trials say -----------------------------------------------------------------
+
+    @cached_property
+    def model(self) -> memory_model.MemoryModel | None:
+        """The memory model of the trials so far."""
+        return memory_model.fit(self.trials) if self.plan.budget_bytes is not None else None
+
+    @cached_property
+    def headroom_bytes(self) -> int:
+        """Bytes of the budget to be kept free of the peak."""
+        budget = self.plan.budget_bytes
+        if budget is None:
+            return 0
+        least = self.plan.headroom_bytes
+        if least is None:
+            least = int(LEAST_HEADROOM * budget)
+        model = self.model
+        if model is None:
+            return least
+        spread = memory_model.relative_spread(self.trials, model.resident_bytes)
+        asked = spread * max(0, budget - model.resident_bytes)
+        return max(least, int(min(asked, MOST_HEADROOM * budget)))
+
+    @cached_property
+    def target_bytes(self) -> float:
+        """The budget without the headroom."""
+        assert self.plan.budget_bytes is not None
+        return self.plan.budget_bytes - self.headroom_bytes
+
+    def is_fit(self, trial: Trial) -> bool:
+        """Whether the trial speaks for its size: it went through, and within the budget."""
+        if trial.outcome is not Outcome.FITS:
+            return False
+        if trial.proof or trial.peak_bytes is None or self.plan.budget_bytes is None:
+            return True
+        return trial.peak_bytes <= self.target_bytes
+
+    @cached_property
+    def fails(self) -> int | None:
+        """The smallest size that did not fit.
+
+        A user's own error at sizes below all that fit (a loss that needs two samples, say) only
+        says where the sizes begin.
+        """
+        smallest = min((t.batch_size for t in self.trials if self.is_fit(t)), default=None)
+        return min(
+            (
+                t.batch_size
+                for t in self.trials
+                if not self.is_fit(t)
+                and not (
+                    t.outcome is Outcome.FAILED
+                    and smallest is not None
+                    and t.batch_size < smallest
+                )
+            ),
+            default=None,
+        )
+
+    @cached_property
+    def fits(self) -> int:
+        """The largest size that fitted, below all that did not; 0 for none yet."""
+        fails = self.fails
+        return max(
+            (
+                t.batch_size
+                for t in self.trials
+                if self.is_fit(t) and (fails is None or t.batch_size < fails)
+            ),
+            default=0,
+        )
+
+    @cached_property
+    def proven(self) -> int:
+        """The largest size with a passed proof, below all that failed; 0 for none yet."""
+        fails = self.fails
+        return max(
+            (
+                t.batch_size
+                for t in self.trials
+                if t.proof and self.is_fit(t) and (fails is None or t.batch_size < fails)
+            ),
+            default=0,
+        )
+
+    @cached_property
+    def estimate(self) -> int | None:
+        """The largest safe size as the memory model sees it now."""
+        model = self.model
+        return None if model is None else self._at_most(model.largest_within(self.target_bytes))
+
+    # -- what to do next ---------------------------------------------------------------------
+
+    def next(self) -> Action:
+        """The next trial, or the answer."""
+        if not self.trials:
+            # The second size tells whether the first fits too, and leaves one trial to spend.
+            return Try(self.plan.space.at_most(2 * self.plan.space.first) or 0)
+        if any(t.proof and not self.is_fit(t) for t in self.trials):
+            return self._after_failed_proof()
+        if self.fits == 0:
+            return self._find_any()
+        size = self._larger()
+        if size is not None:
+            return Try(size)
+        return Done(self.fits) if self.proven == self.fits else Prove(self.fits)
+
+    def _find_any(self) -> Action:
+        tried = {t.batch_size for t in self.trials}
+        if self.plan.space.first not in tried:
+            return Try(self.plan.space.first)
+        usual = self.plan.space.at_most(self.plan.usual_size or 8)
+        all_failed = all(t.outcome is Outcome.FAILED for t in self.trials)
+        if all_failed and usual is not None and usual not in tried:
+            return Try(usual)
+        return GiveUp(self.trials[0] if all_failed else self.trials[-1])
+
+    def _larger(self) -> int | None:
+        """A larger size worth trying; None when the largest that fits is near enough."""
+        low, high = self.fits, self._upper
+        if low == self.plan.space.last or (self.fails is not None and self._halvings(low, high) == 0):
+            return None
+        model = self.model
+        if model is not None:
+            gain = model.largest_within(self.target_bytes) - low
+            if self.plan.precision and gain < max(1.0, self.plan.precision * low):
+                assert self.plan.budget_bytes is not None
+                left = self.target_bytes - model.predict(low)
+                if left < NEAR_BUDGET * self.plan.budget_bytes:
+                    return None
+            for size in self._wishes(model, low, high):
+                if self._affordable(size):
+                    return size
+            if self.plan.precision and gain < NEAR_BUDGET * low:
+                return None  # doubling from here would run into the limit for little
+        return self._plain(low, high)
+
+    def _wishes(self, model: memory_model.MemoryModel, low: int, high: int) -> list[int]:
+        """Sizes that the memory model would try, inside the bracket, the best first."""
+        aim = model.largest_within(self.target_bytes)
+        # A little below the edge, where the size is more likely to be the answer itself.
+        size = aim * (1 - self.plan.precision / 2)
+        if self.plan.limit_bytes is not None:
+            size = min(size, model.largest_without_risk(ROOM_SHARE * self.plan.limit_bytes))
+        if aim >= high:  # the model has just been shown wrong
+            return []
+        size = max(size, low + self.plan.precision * low, low + 1)
+        sizes = [size]
+        if size < EXPLORING * aim and size >= 4 * self.plan.space.first:
+            # Far from the edge, keep step with doubling: a jump that fails costs less then.
+            doublings = int(size // self.plan.space.first).bit_length() - 1
+            sizes.insert(0, self.plan.space.first << doublings)
+        allowed = [self._at_most(min(each, high - 1)) for each in sizes]
+        return [each for each in allowed if each is not None and low < each < high]
+
+    def _plain(self, low: int, high: int) -> int:
+        """The size that doubling and bisection would try."""
+        doubled = self._at_most(2 * low)
+        if (high > 2 * low or self.fails is None) and doubled is not None and doubled > low:
+            return doubled
+        return self.plan.space.middle(low, high)
+
+    def _after_failed_proof(self) -> Action:
+        """Step down from what failed; then close in on the edge, as long as trials are left."""
+        failed = [t for t in self.trials if t.proof and not self.is_fit(t)]
+        high = min(t.batch_size for t in failed)
+        low = self.proven
+        if low:
+            near = max(self.plan.precision, STEP_DOWN) if self.plan.precision else 0.0
+            middle = self.plan.space.middle(low, high)
+            if high - low <= near * high or not low < middle < high or self._left() < 1:
+                return Done(low)
+            return Prove(middle)
+        smallest = min((t.batch_size for t in self.trials if self.is_fit(t)), default=0)
+        smallest = min(smallest, self.plan.space.first) or self.plan.space.first
+        if high <= smallest or self._left() < 1:
+            return GiveUp(failed[-1])
+        # A user's error rarely depends on the size: the smallest tells at once.
+        share = STEP_DOWN * 2 ** (len(failed) - 1)
+        lower = self._at_most(min(high * (1 - share), high - 1)) if share < 1 else None
+        if failed[-1].outcome is Outcome.FAILED or self._left() < 2 or not lower:
+            return Prove(smallest)
+        return Prove(lower)
+
+    # -- what it may cost --------------------------------------------------------------------
+
+    @property
+    def _upper(self) -> int:
+        """The smallest size not to be tried."""
+        return self.fails if self.fails is not None else self.plan.space.last + 1
+
+    def _at_most(self, size: float) -> int | None:
+        return self.plan.space.at_most(size)
+
+    def _halvings(self, low: int, high: int) -> int:
+        """Bisections until the bracket is as narrow as the precision asks."""
+        inside = self.plan.space.between(low, high)
+        enough = max(0, self.plan.space.between(low, low + int(self.plan.precision * low) + 1))
+        return max(0, math.ceil(math.log2((inside + 1) / (enough + 1))))
+
+    def _remaining(self, low: int, high: int | None) -> int:
+        """Trials that doubling and bisection need at most inside this bracket, and a proof."""
+        if high is None or high > 2 * low:
+            return 1 + self._halvings(low, 2 * low) + 1
+        return self._halvings(low, high) + 1
+
+    def allowance(self, size: int) -> int:
+        """Trials that doubling and bisection, and one proof, need to answer `size`."""
+        doublings = max(1, size // self.plan.space.first).bit_length()
+        return doublings + self._remaining(self.plan.space.first << (doublings - 1), None)
+
+    def _left(self) -> int:
+        """Trials left of the allowance for the largest size that ever fitted."""
+        reached = max((t.batch_size for t in self.trials if self.is_fit(t)), default=0)
+        return self.allowance(max(reached, self.plan.space.first)) - len(self.trials)
+
+    def _affordable(self, size: int) -> bool:
+        """Whether doubling and bisection still do within the allowance after this trial."""
+        used = len(self.trials) + 1
+        high = self.fails
+        if_fits = used + self._remaining(size, high) <= self.allowance(size)
+        if_fails = used + self._remaining(self.fits, size) <= self.allowance(self.fits)
+        return if_fits and if_fails
+
+
+def run(
+    plan: Plan,
+    try_size: Callable[[int], Trial],
+    prove: Callable[[int], Trial],
+    *,
+    on_trial: Callable[[Search], None] = lambda _: None,
+    enough: Callable[[], bool] = lambda: False,
+) -> tuple[Search, Done | GiveUp]:
+    """Drive a search to its end.
+
+    Args:
+        plan: What is searched for.
+        try_size: Measures a size.
+        prove: Proves a size.
+        on_trial: Told the search after each trial.
+        enough: Asked before each search trial: whether to settle for what fits so far.
+    """
+    search = Search(plan)
+    while True:
+        action = search.next()
+        if isinstance(action, (Done, GiveUp)):
+            return search, action
+        if isinstance(action, Try) and enough() and search.fits:
+            action = Prove(search.fits)
+        measure = prove if isinstance(action, Prove) else try_size
+        search = search.add(measure(action.batch_size))
+        on_trial(search)
+        if isinstance(action, Prove) and enough() and search.proven:
+            return search, Done(search.proven)

@@ -1,0 +1,214 @@
+"""TARGET -> a compiled Keras model and the data it trains on."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import keras
+
+from autobatch.engine import script, synthetic, training
+from autobatch.engine.batches import synthetic_batches
+from autobatch.errors import ModelError
+from autobatch.protocol import Prepare, Target
+
+FACTORIES = ("build_model", "create_model", "get_model", "make_model")
+DATASETS = ("build_dataset", "dataset")
+VALIDATION_DATASETS = ("build_validation_dataset", "validation_dataset")
+SYNTHETIC_SAMPLES = 64
+
+
+def load(
+    request: Prepare,
+    *,
+    on_fit: Callable[[training.Training], None],
+    on_stage: Callable[[str], None],
+) -> training.Training:
+    """The training that the target stands for.
+
+    Args:
+        request: What to load.
+        on_fit: Takes the training of a script that reaches `fit`, and does not return.
+        on_stage: Told `loading` and `building`.
+
+    Raises:
+        ModelError: There is no model, or more than one that could be meant.
+        Exception: Whatever the user's code raises.
+    """
+    on_stage("loading")
+    target = request.target
+    _as_if_run(target)
+    names: Mapping[str, Any] = {}
+    if target.kind == "script":
+        trap = script.FitTrap(request.fit_call, on_fit)
+        trap.install()
+        names = _run_script(target)
+        make = lambda: _find_model(names, target, trap.calls)  # noqa: E731
+    elif target.kind in ("module", "factory"):
+        names = vars(_import(target))
+        make = lambda: _find_model(names, target, 0)  # noqa: E731
+    elif target.kind == "saved":
+        make = lambda: _load_saved(target, request.safe_mode)  # noqa: E731
+    else:
+        made = cloudpickle.loads(target.pickle)
+        make = made if callable(made) else made.restore
+        if callable(made) and not isinstance(made, keras.Model):
+            names = getattr(inspect.unwrap(made), "__globals__", {})
+            names = {n: v for n, v in names.items() if n in DATASETS + VALIDATION_DATASETS}
+            make = lambda: _call_factory(made, getattr(made, "__name__", "the callable"))  # noqa: E731
+    on_stage("building")
+    return _training(make(), names, request)
+
+
+def _training(model: Any, names: Mapping[str, Any], request: Prepare) -> training.Training:
+    warnings = synthetic.ensure_compiled(model, optimizer=request.optimizer, loss=request.loss)
+    data = _first(names, DATASETS)
+    if data is None:
+        x, y = synthetic.synthetic_data(
+            model,
+            samples=SYNTHETIC_SAMPLES,
+            input_shapes={name or None: shape for name, shape in request.input_shapes.items()},
+            sequence_length=request.sequence_length,
+        )
+        found = training.Training(model, model.fit, synthetic_batches(x, y), {})
+        warnings = (
+            *warnings,
+            "No data was given (build_dataset or dataset in the model's file), so it was made up "
+            "to fit the model's inputs and loss.",
+        )
+    else:
+        found = training.from_data(model, data, _first(names, VALIDATION_DATASETS))
+    found.warnings = tuple(warnings)
+    return found
+
+
+def _first(names: Mapping[str, Any], wanted: tuple[str, ...]) -> Any:
+    """The first of these names, called where it is a function."""
+    for name in wanted:
+        if name in names:
+            value = names[name]
+            return value() if inspect.isroutine(value) else value
+    return None
+
+
+def _as_if_run(target: Target) -> None:
+    """`sys.argv` and `sys.path[0]` as Python sets them for the file or module."""
+    name = target.path or target.module or ""
+    sys.argv = [name, *target.arguments]
+    first = str(Path(target.path).parent) if target.path else os.getcwd()
+    sys.path.insert(0, first)
+
+
+def _run_script(target: Target) -> Mapping[str, Any]:
+    assert target.path is not None
+    source = importlib.util.decode_source(Path(target.path).read_bytes())
+    code = compile(source, target.path, "exec", dont_inherit=True)
+    try:
+        return script.run_as_main(target.path, code)
+    except ModelError:
+        raise
+    except SystemExit as error:
+        raise ModelError(
+            f"{target.path} ended by sys.exit({error.code!r}) before it called model.fit. If it "
+            "needs arguments, give them after --: autobatch probe train.py -- --epochs 1."
+        ) from error
+
+
+def _import(target: Target) -> Any:
+    if target.module is not None:
+        return importlib.import_module(target.module)
+    assert target.path is not None
+    stem = Path(target.path).stem
+    spec = importlib.util.spec_from_file_location(stem, target.path)
+    if spec is None or spec.loader is None:
+        raise ModelError(f"{target.path} is not a Python file.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _find_model(names: Mapping[str, Any], target: Target, fit_calls: int) -> Any:
+    where = target.path or target.module
+    if target.name is not None:
+        if target.name not in names:
+            known = [n for n, v in names.items() if inspect.isfunction(v) and n[0] != "_"]
+            raise ModelError(
+                f"{where} has no {target.name!r}. Its functions: {', '.join(known) or 'none'}."
+            )
+        found = names[target.name]
+        if isinstance(found, keras.Model):
+            return found
+        return _call_factory(found, target.name)
+    factories = [name for name in FACTORIES if callable(names.get(name))]
+    if len(factories) == 1:
+        return _call_factory(names[factories[0]], factories[0])
+    models = {id(v): n for n, v in names.items() if isinstance(v, keras.Model)}
+    if not factories and len(models) == 1:
+        return names[next(iter(models.values()))]
+    candidates = factories or sorted(models.values())
+    if candidates:
+        raise ModelError(
+            f"{where} has more than one model: {', '.join(candidates)}. Say which: "
+            f"autobatch probe {where}:{candidates[0]}."
+        )
+    called = (
+        f"It called fit {fit_calls} times, fewer than --fit asks for."
+        if fit_calls
+        else f"It ran to its end without model.fit, and has none of {', '.join(FACTORIES)} and "
+        "no Keras model of its own."
+        if target.kind == "script"
+        else f"It has none of {', '.join(FACTORIES)} and no Keras model of its own."
+    )
+    raise ModelError(
+        f"There is no model in {where}. {called} Name a function that returns one: "
+        "autobatch probe model.py:build_model."
+    )
+
+
+def _call_factory(factory: Any, name: str) -> Any:
+    if not callable(factory):
+        raise ModelError(
+            f"{name} is of type {type(factory).__name__}; expected a function that returns a "
+            "Keras model, or a Keras model."
+        )
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):
+        parameters = ()
+    required = [
+        p.name
+        for p in parameters
+        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
+    if required:
+        raise ModelError(
+            f"{name} needs arguments ({', '.join(required)}); autobatch calls it with none. Give "
+            "them defaults, or probe a function without arguments that calls it."
+        )
+    model = factory()
+    if not isinstance(model, keras.Model):
+        legacy = " (a legacy tf_keras model?)" if "tf_keras" in type(model).__module__ else ""
+        raise ModelError(
+            f"{name}() returned {type(model).__name__}{legacy}; expected a Keras 3 model."
+        )
+    return model
+
+
+def _load_saved(target: Target, safe_mode: bool) -> Any:
+    try:
+        return keras.models.load_model(target.path, safe_mode=safe_mode)
+    except ValueError as error:
+        if safe_mode and "safe_mode" in str(error):
+            raise ModelError(
+                f"{target.path} holds code (a Lambda layer), which Keras's safe mode refuses to "
+                "run. If you trust the file, turn it off with --no-safe-mode."
+            ) from error
+        raise

@@ -1,0 +1,127 @@
+"""Run a training script as `__main__`, up to the call of `fit` that is asked for.
+
+`fit` is replaced on the class that defines it, so that methods of subclasses which call
+`super().fit(...)` reach the replacement too. The replacement never returns: trials run from
+inside it, below the script's own frames, in whatever scopes the script has opened. So nothing
+after `fit` ever runs.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.abc
+import importlib.util
+import inspect
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from autobatch.engine import training as trainings
+from autobatch.errors import ModelError
+
+
+class FitTrap:
+    """Catches one call of `fit`, counted from 1; those before it are cut to one step.
+
+    Args:
+        call_number: Which.
+        on_fit: Takes the training that the call asks for, and does not return.
+    """
+
+    def __init__(self, call_number: int, on_fit: Callable[[trainings.Training], None]) -> None:
+        self._wanted, self._on_fit = call_number, on_fit
+        self.calls = 0
+        self._inside = False
+
+    def install(self) -> None:
+        """Replace `fit` and `train_on_batch` for the rest of this process."""
+        owner = next(c for c in keras.Model.__mro__ if "fit" in vars(c))
+        original = vars(owner)["fit"]
+        signature = inspect.signature(original)
+
+        @functools.wraps(original)
+        def fit(model: Any, *args: Any, **kwargs: Any) -> Any:
+            if self._inside:
+                return original(model, *args, **kwargs)
+            bound = signature.bind(model, *args, **kwargs)
+            bound.apply_defaults()
+            call = {name: value for name, value in bound.arguments.items() if name != "self"}
+            self.calls += 1
+            self._inside = True
+            if self.calls < self._wanted:
+                try:
+                    return original(model, **_one_step(call))
+                finally:
+                    self._inside = False
+            self._on_fit(trainings.from_fit_call(model, original.__get__(model), call))
+            raise AssertionError("on_fit returned")
+
+        owner.fit = fit
+        owner.train_on_batch = self._refuse_train_on_batch
+        _when_imported("tf_keras", _refuse_legacy_keras)
+
+    def _refuse_train_on_batch(self, *_: Any, **__: Any) -> None:
+        raise _Refusal(
+            "The script trains with a loop of its own around train_on_batch, where autobatch can "
+            "set no batch size. Put the model into a function and probe that "
+            "(autobatch probe model.py:build_model)."
+        )
+
+
+class _Refusal(ModelError, SystemExit):
+    """A ModelError that `except Exception` in the user's script does not swallow."""
+
+
+def _one_step(call: dict[str, Any]) -> dict[str, Any]:
+    """The same call for one step of training and one of validation."""
+    cut = dict(call, epochs=1, initial_epoch=0, steps_per_epoch=1, callbacks=None, verbose=0)
+    if call["validation_data"] is not None or call["validation_split"]:
+        cut["validation_steps"] = 1
+    return cut
+
+
+def run_as_main(path: str, code: types.CodeType) -> dict[str, Any]:
+    """Run compiled code as the module `__main__`, as `python path` does; returns its names.
+
+    The module stays `__main__` afterwards: classes that it defines are looked up there.
+    """
+    module = types.ModuleType("__main__")
+    module.__dict__.update(__file__=path, __builtins__=__builtins__, __cached__=None)
+    sys.modules["__main__"] = module
+    exec(code, module.__dict__)  # noqa: S102 - running the user's script is what we are for
+    return module.__dict__
+
+
+def _refuse_legacy_keras(module: Any) -> None:
+    def fit(*_: Any, **__: Any) -> None:
+        raise _Refusal(
+            "The model is a legacy tf_keras (Keras 2) model; autobatch works with Keras 3. "
+            "Unset TF_USE_LEGACY_KERAS and import keras instead of tf_keras."
+        )
+
+    module.Model.fit = fit
+
+
+def _when_imported(name: str, then: Callable[[Any], None]) -> None:
+    """Call `then` with the module when, and if, the user's code imports it."""
+
+    class Finder(importlib.abc.MetaPathFinder):
+        def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
+            if fullname != name:
+                return None
+            sys.meta_path.remove(self)
+            spec = importlib.util.find_spec(name)
+            if spec is not None and spec.loader is not None:
+                load = spec.loader.exec_module
+
+                def exec_module(module: types.ModuleType) -> None:
+                    load(module)
+                    then(module)
+
+                spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+            return spec
+
+    sys.meta_path.insert(0, Finder())

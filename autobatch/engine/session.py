@@ -1,0 +1,133 @@
+"""What a worker does between its first request and its end: load once, then trial after trial."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any, NoReturn
+
+import keras
+import tensorflow as tf
+
+from autobatch import worker
+from autobatch.engine import device, failures, model_source, optimizers, trial
+from autobatch.engine.training import Training
+from autobatch.errors import ModelError
+from autobatch.protocol import Channel, Failed, Prepare, Prepared, RunTrial, Stage
+
+_READ_AT_IMPORT = ("TF_", "XLA_", "CUDA_", "KERAS_BACKEND")
+_HARMLESS = ("TF_CPP_", "TF_USE_LEGACY_KERAS")
+_OURS_ON_CPU = ("TF_CPU_", "TF_ENABLE_ONEDNN_OPTS", "CUDA_")
+
+
+def serve(channel: Channel, request: Prepare) -> NoReturn:
+    """Load the target and run trials until the parent closes the channel."""
+    _Session(channel, request).run()
+
+
+class _Session:
+    def __init__(self, channel: Channel, request: Prepare) -> None:
+        self._channel, self._request = channel, request
+        self._phase = "loading"
+        self._static = False
+        self._traced = False
+        self._started = time.perf_counter()
+        self._environment = dict(os.environ)
+
+    def run(self) -> NoReturn:
+        try:
+            device.configure(self._request.device)
+            self.train(model_source.load(self._request, on_fit=self.train, on_stage=self._on_stage))
+        except BaseException as error:  # noqa: BLE001 - the user's code may raise anything
+            self._channel.send(failures.describe(error, phase=self._phase))
+        worker.leave(1)
+
+    def train(self, training: Training) -> NoReturn:
+        """Say what there is, then run the trials that are asked for. Never returns."""
+        try:
+            memory = device.open_memory(self._request.device)
+            self._channel.send(self._prepared(training, memory))
+            while (request := self._channel.receive()) is not None:
+                assert isinstance(request, RunTrial)
+                self._channel.send(self._trial(training, memory, request))
+        except BaseException as error:  # noqa: BLE001
+            self._channel.send(failures.describe(error, phase=self._phase))
+            worker.leave(1)
+        worker.leave(0)
+
+    def _on_stage(self, stage: str, step: int = 0, steps: int = 0) -> None:
+        if stage == "step" and not self._traced:
+            self._traced, stage = True, "tracing"
+        self._phase = stage
+        self._channel.send(Stage(stage=stage, step=step, steps=steps))
+
+    def _prepared(self, training: Training, memory: device.DeviceMemory) -> Prepared:
+        if keras.backend.backend() != "tensorflow":
+            raise ModelError(
+                f"Keras runs on the {keras.backend.backend()!r} back end here; autobatch measures "
+                "TensorFlow's memory. Where the model allows it, --backend tensorflow overrides."
+            )
+        model, batches = training.model, training.batches
+        parameters = f", {_count(model)} parameters" if model.built else ""
+        fixed = {t.shape[0] for t in keras.tree.flatten(getattr(model, "inputs", None) or [])}
+        return Prepared(
+            model=f"{model.name}{parameters}",
+            device_name=memory.description,
+            limit_bytes=memory.limit_bytes,
+            resident_bytes=memory.bytes_in_use(),
+            samples=batches.samples,
+            script_batch_size=training.script_batch_size,
+            fixed_batch_size=next(iter(fixed)) if len(fixed) == 1 else None,
+            has_validation=bool(training.validation),
+            optimizers=optimizers.describe(model),
+            jit_compile=bool(getattr(model, "jit_compile", False)),
+            environment=self._set_too_late(),
+            warnings=(*training.warnings, *batches.warnings),
+            prelude_seconds=round(time.perf_counter() - self._started, 3),
+        )
+
+    def _set_too_late(self) -> dict[str, str]:
+        """Variables that the user's code set, but TensorFlow or Keras had read before."""
+        spared = _HARMLESS + (_OURS_ON_CPU if self._request.device.kind == "cpu" else ())
+        return {
+            name: value
+            for name, value in os.environ.items()
+            if name.startswith(_READ_AT_IMPORT)
+            and not name.startswith(spared)
+            and self._environment.get(name) != value
+        }
+
+    def _trial(self, training: Training, memory: device.DeviceMemory, request: RunTrial) -> Any:
+        recorder = trial.Recorder(memory, self._on_stage)
+        try:
+            return trial.run(training, recorder, request, static=self._static or request.proof)
+        except BaseException as error:  # noqa: BLE001
+            if self._needs_static_shapes(training, error):
+                # Its batches have a fixed size in their shape, and the model counts on one.
+                self._static = True
+                return self._trial(training, memory, request)
+            failed = failures.describe(error, phase=self._phase)
+            return _with_steps(failed, recorder, memory)
+
+    def _needs_static_shapes(self, training: Training, error: BaseException) -> bool:
+        kinds = (ValueError, TypeError, tf.errors.InvalidArgumentError)
+        return training.batches.static and not self._static and isinstance(error, kinds)
+
+
+def _with_steps(failed: Failed, recorder: trial.Recorder, memory: device.DeviceMemory) -> Failed:
+    import msgspec
+
+    return msgspec.structs.replace(
+        failed,
+        step_peak_bytes=tuple(recorder.peaks),
+        step_seconds=tuple(round(s, 4) for s in recorder.seconds),
+        free_bytes=max(0, memory.limit_bytes - memory.bytes_in_use()),
+    )
+
+
+def _count(model: Any) -> str:
+    parameters = model.count_params()
+    for unit, name in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if parameters >= unit:
+            return f"{parameters / unit:.1f} {name}"
+    return str(parameters)

@@ -1,0 +1,162 @@
+"""One training as the user wrote it: a model, its data, and what goes with them into `fit`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from autobatch.engine.batches import ArrayBatches, Batches, DatasetBatches, IterableBatches
+from autobatch.errors import ModelError
+
+VALIDATION_STEPS = 2  # a whole batch and, where the data has one, the smaller one after it
+_ARRAY_ARGUMENTS = ("shuffle", "class_weight", "validation_split")
+
+
+@dataclass
+class Training:
+    """What a trial runs.
+
+    Attributes:
+        model: A compiled Keras model.
+        fit: Its `fit`, as Keras defines it.
+        batches: Its training data.
+        validation: The user's own arguments for validation; empty where there are none.
+        script_batch_size: What the user's script trains with; None where nothing says.
+        warnings: Sentences the user should read.
+    """
+
+    model: Any
+    fit: Callable[..., Any]
+    batches: Batches
+    validation: dict[str, Any]
+    script_batch_size: int | None = None
+    warnings: tuple[str, ...] = ()
+
+    def validation_arguments(self, batch_size: int) -> dict[str, Any]:
+        """Arguments that have `fit` validate for a step or two, as the user's training would.
+
+        Validation data that comes in batches keeps their size; arrays are cut as Keras cuts them.
+        Where the user validates nothing, the training data serves.
+        """
+        data = self.validation.get("validation_data")
+        if data is None:
+            return self.batches.validation_arguments(batch_size)
+        if isinstance(data, tf.data.Dataset):
+            return {"validation_data": data.take(VALIDATION_STEPS)}
+        if not isinstance(data, (tuple, list)):
+            return {"validation_data": data, "validation_steps": VALIDATION_STEPS}
+        size = self.validation.get("validation_batch_size") or batch_size
+        rows = len(keras.tree.flatten(data[0])[0])
+        return {
+            "validation_data": data,
+            "validation_batch_size": size,
+            "validation_steps": min(VALIDATION_STEPS, math.ceil(rows / size)),
+        }
+
+
+def from_fit_call(model: Any, fit: Callable[..., Any], call: Mapping[str, Any]) -> Training:
+    """The training that a script asked for.
+
+    Args:
+        model: The model whose `fit` was called.
+        fit: That `fit`, bound to it.
+        call: Its arguments by name, defaults included.
+
+    Raises:
+        ModelError: The data is of a kind that cannot be cut into other batches.
+    """
+    x, asked = call["x"], call["batch_size"]
+    extra = {"class_weight": call["class_weight"]}
+    batches: Batches
+    if isinstance(x, tf.data.Dataset):
+        batches = DatasetBatches(x, batched=True, extra=extra)
+    elif _are_arrays(x):
+        steps = call["steps_per_epoch"]
+        batches = ArrayBatches(
+            x,
+            call["y"],
+            call["sample_weight"],
+            extra={name: call[name] for name in _ARRAY_ARGUMENTS},
+        )
+        if asked is None and steps and batches.samples:
+            asked = math.ceil(batches.samples / steps)  # as Keras's array adapter does
+        batches.batch_size = asked or 32
+    elif hasattr(x, "__iter__") or hasattr(x, "__getitem__"):
+        batches = IterableBatches(x)
+    else:
+        raise ModelError(
+            f"fit was given training data of type {type(x).__name__}, which autobatch cannot cut "
+            "into other batches. It takes arrays, tf.data, PyDataset, generators and other "
+            "iterables of batches."
+        )
+    steps = call["steps_per_epoch"]
+    if isinstance(batches, (DatasetBatches, IterableBatches)) and steps and batches.batch_size:
+        # An endless dataset has no length; what the script calls an epoch stands for it.
+        batches.samples = batches.samples or steps * batches.batch_size
+    given = ("validation_data", "validation_steps", "validation_batch_size")
+    validation = {name: call[name] for name in given if call[name] is not None}
+    return Training(model, fit, batches, validation, batches.batch_size)
+
+
+def from_data(model: Any, data: Any, validation: Any = None) -> Training:
+    """The training of a model that a factory made, on the data that its file gives.
+
+    Args:
+        model: A compiled model.
+        data: Arrays, `(x, y)`, `(x, y, sample_weight)`, a `tf.data.Dataset` of samples or of
+            batches, a `PyDataset` or a generator of batches; or `(training, validation)` datasets.
+        validation: The same, for validation; None for none.
+    """
+    pair = isinstance(data, (tuple, list)) and len(data) == 2
+    if pair and all(isinstance(each, tf.data.Dataset) for each in data):
+        data, validation = data
+    batches = _batches(model, data)
+    arguments = {}
+    if validation is not None:
+        if isinstance(validation, tf.data.Dataset) and not _is_batched(model, validation):
+            size = batches.batch_size or 32
+            validation = validation.batch(size)
+        arguments = {"validation_data": validation}
+    return Training(model, model.fit, batches, arguments, batches.batch_size)
+
+
+def _batches(model: Any, data: Any) -> Batches:
+    if isinstance(data, tf.data.Dataset):
+        return DatasetBatches(data, batched=_is_batched(model, data))
+    if isinstance(data, tuple) and len(data) in (2, 3) and _are_arrays(data[0]):
+        return ArrayBatches(*data)
+    if _are_arrays(data):
+        return ArrayBatches(data)
+    if hasattr(data, "__iter__") or hasattr(data, "__getitem__"):
+        return IterableBatches(data)
+    raise ModelError(
+        f"build_dataset must give arrays, a tf.data.Dataset, a PyDataset or an iterable of "
+        f"batches; received {type(data).__name__}."
+    )
+
+
+def _are_arrays(data: Any) -> bool:
+    """Whether every leaf is an array, as Keras's own adapter for arrays asks."""
+    leaves = keras.tree.flatten(data)
+    kinds = (np.ndarray, tf.Tensor, tf.Variable, tf.RaggedTensor, tf.SparseTensor)
+    return bool(leaves) and all(
+        isinstance(leaf, kinds) or hasattr(leaf, "__array__") for leaf in leaves
+    )
+
+
+def _is_batched(model: Any, dataset: Any) -> bool:
+    """Whether the dataset's elements are batches: by the rank of the model's inputs if known."""
+    spec = dataset.element_spec
+    x = spec[0] if isinstance(spec, tuple) else spec
+    leaves = [leaf for leaf in tf.nest.flatten(x) if leaf.shape.rank is not None]
+    inputs = keras.tree.flatten(getattr(model, "inputs", None) or [])
+    if inputs and len(inputs) == len(leaves):
+        ranks = sorted(len(tensor.shape) for tensor in inputs)
+        return sorted(leaf.shape.rank for leaf in leaves) == ranks
+    return bool(leaves) and all(leaf.shape.rank and leaf.shape[0] is None for leaf in leaves)

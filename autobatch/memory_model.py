@@ -1,0 +1,157 @@
+"""Peak bytes as a function of batch size, fitted to the trials so far. Pure.
+
+Memory over batch size is only piecewise linear: fixed costs hide the slope at small sizes, other
+kernels bend it at large ones, and some losses are quadratic. So the model is no formula: it
+interpolates between measured sizes, extrapolates along the last slope that stands out of the
+noise, and says how far that may be trusted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from autobatch.records import Outcome, Trial
+
+# How much faster than measured so far memory may grow beyond the largest size measured, as an
+# exponent on the size: a quadratic loss hides behind fixed costs until it is measured at two sizes.
+FIRST_EXPONENT = 2.0
+EXPONENT_MARGIN = 0.35  # after two sizes
+SEASONED_MARGIN = 0.15  # after more
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """What one size needed: the most and the least bytes at the peak of its steady steps."""
+
+    batch_size: int
+    peak_bytes: int
+    least_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryModel:
+    """Peak bytes over batch size.
+
+    Attributes:
+        points: What was measured, by size, at least one.
+        resident_bytes: In use between steps: what a batch of no samples would need.
+    """
+
+    points: tuple[Point, ...]
+    resident_bytes: int
+
+    def predict(self, batch_size: float) -> float:
+        """Bytes at the peak that are to be expected at this size."""
+        before = Point(0, self.resident_bytes, self.resident_bytes)
+        for point in self.points:
+            if batch_size <= point.batch_size:
+                share = (batch_size - before.batch_size) / (point.batch_size - before.batch_size)
+                return before.peak_bytes + share * (point.peak_bytes - before.peak_bytes)
+            before = point
+        return before.peak_bytes + self.slope * (batch_size - before.batch_size)
+
+    @property
+    def slope(self) -> float:
+        """Bytes a sample beyond the largest size measured; at least one.
+
+        From the last size that lies clearly lower, in size and in bytes, so that the scatter
+        between two near sizes is not taken for a slope.
+        """
+        last = self.points[-1]
+        for point in reversed(self.points[:-1]):
+            rise = last.peak_bytes - point.peak_bytes
+            scatter = last.peak_bytes - last.least_bytes + point.peak_bytes - point.least_bytes
+            if point.batch_size <= 0.8 * last.batch_size and rise > 2 * scatter:
+                return max(1.0, rise / (last.batch_size - point.batch_size))
+        return max(1.0, (last.peak_bytes - self.resident_bytes) / last.batch_size)
+
+    def largest_within(self, limit_bytes: float) -> float:
+        """The size whose expected peak meets the limit; 0 where even no sample fits."""
+        before = Point(0, self.resident_bytes, self.resident_bytes)
+        if before.peak_bytes > limit_bytes:
+            return 0.0
+        for point in self.points:
+            if point.peak_bytes > limit_bytes:
+                share = (limit_bytes - before.peak_bytes) / (point.peak_bytes - before.peak_bytes)
+                return before.batch_size + share * (point.batch_size - before.batch_size)
+            if point.peak_bytes > before.peak_bytes or point.batch_size > before.batch_size:
+                before = point
+        return before.batch_size + (limit_bytes - before.peak_bytes) / self.slope
+
+    def largest_without_risk(self, limit_bytes: float) -> float:
+        """The size that stays within the limit even if memory grows faster than it did so far."""
+        last = self.points[-1]
+        active = max(1, last.peak_bytes - self.resident_bytes)
+        room = max(0.0, limit_bytes - self.resident_bytes)
+        return float(last.batch_size * (room / active) ** (1 / self._pessimistic_exponent))
+
+    @property
+    def _pessimistic_exponent(self) -> float:
+        last = self.points[-1]
+        for point in reversed(self.points[:-1]):
+            low = point.peak_bytes - self.resident_bytes
+            high = last.peak_bytes - self.resident_bytes
+            if point.batch_size <= 0.5 * last.batch_size and 0 < low < high:
+                seen = math.log(high / low) / math.log(last.batch_size / point.batch_size)
+                margin = EXPONENT_MARGIN if len(self.points) < 3 else SEASONED_MARGIN
+                return min(FIRST_EXPONENT, max(1.0, seen) + margin)
+        return FIRST_EXPONENT
+
+
+def fit(trials: Iterable[Trial]) -> MemoryModel | None:
+    """The model of these trials; None while no search trial has been measured.
+
+    Proofs are left out: under the tight limit itself peaks say little. So is the first step of
+    a trial, which builds what later ones find. Peaks never fall as sizes grow, so a lower one at
+    a larger size is scatter, and the higher one stands for both.
+    """
+    measured: dict[int, Point] = {}
+    resident = None
+    for trial in trials:
+        if trial.proof or trial.outcome is not Outcome.FITS or trial.peak_bytes is None:
+            continue
+        steady = trial.step_peak_bytes[1:] or trial.step_peak_bytes or (trial.peak_bytes,)
+        point = Point(trial.batch_size, trial.peak_bytes, min(min(steady), trial.peak_bytes))
+        known = measured.get(trial.batch_size)
+        if known is not None:
+            point = Point(
+                point.batch_size,
+                max(point.peak_bytes, known.peak_bytes),
+                min(point.least_bytes, known.least_bytes),
+            )
+        measured[trial.batch_size] = point
+        if trial.resident_bytes is not None:
+            lowest = min(trial.resident_bytes, trial.peak_bytes)
+            resident = lowest if resident is None else min(resident, lowest)
+    if not measured:
+        return None
+    points: list[Point] = []
+    for size in sorted(measured):
+        point = measured[size]
+        if points and points[-1].peak_bytes > point.peak_bytes:
+            point = Point(size, points[-1].peak_bytes, point.least_bytes)
+        points.append(point)
+    floor = points[0].peak_bytes
+    return MemoryModel(tuple(points), min(resident if resident is not None else 0, floor))
+
+
+def relative_spread(trials: Iterable[Trial], resident_bytes: int) -> float:
+    """How far the peaks of a training at one size lie apart, as a share of what its batch needs.
+
+    The largest over the trials at sizes near the largest; 0.0 where no trial had steady steps.
+    """
+    measured = [
+        t
+        for t in trials
+        if not t.proof and t.outcome is Outcome.FITS and len(t.step_peak_bytes) > 2
+    ]
+    largest = max((t.batch_size for t in measured), default=0)
+    spreads = [0.0]
+    for trial in measured:
+        if trial.batch_size >= largest / 4:
+            steady = trial.step_peak_bytes[1:]
+            active = max(1, max(steady) - resident_bytes)
+            spreads.append((max(steady) - min(steady)) / active)
+    return max(spreads)

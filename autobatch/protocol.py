@@ -1,0 +1,273 @@
+"""Messages between the parent and its workers: typed, and one codec for both ends.
+
+The parent writes `Prepare`, then any number of `RunTrial`, then closes. The worker writes `Stage`
+whenever it goes on to something new, `Imported` once TensorFlow is there, `Prepared` (or `Failed`)
+after `Prepare`, and `TrialDone` or `Failed` after each `RunTrial`. A worker that dies writes
+nothing more: that is the normal case that this project exists for, and the parent's affair.
+
+A message is four bytes of length, big-endian, and that much JSON, on a pipe of its own. The
+worker's stdout and stderr belong to the user's model.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import msgspec
+
+from autobatch.errors import WorkerError
+from autobatch.records import OptimizerInfo
+
+MAX_MESSAGE_BYTES = 1 << 30  # a pickled closure may hold data; more than this is no message
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True):
+    """What to train, and how it is found.
+
+    Attributes:
+        kind: `script` (run as `__main__` up to `fit`, else searched for a model), `module`
+            (imported under its own name and searched), `factory` (`path` or `module`, and
+            `name`), `saved` (a `.keras` file) or `pickle` (a cloudpickled callable or model).
+        path: The file, absolute.
+        module: A dotted module name instead of a file.
+        name: The factory's name in it.
+        arguments: What follows the script's name in `sys.argv`.
+        pickle: The pickled callable or model.
+    """
+
+    kind: str
+    path: str | None = None
+    module: str | None = None
+    name: str | None = None
+    arguments: tuple[str, ...] = ()
+    pickle: bytes | None = None
+
+
+class DeviceRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """The device that a worker is to use.
+
+    Attributes:
+        kind: `gpu`, or `cpu` (the environment then holds its limit).
+        index: TensorFlow's number of the GPU.
+        limit_bytes: Limit of the GPU's allocator; None for all that TensorFlow gives itself.
+        fail_fast: Raise an OOM at once rather than after the 10 s that TensorFlow waits for
+            memory to come back.
+    """
+
+    kind: str
+    index: int = 0
+    limit_bytes: int | None = None
+    fail_fast: bool = False
+
+
+class Prepare(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Load the model and the data, and say what they are."""
+
+    target: Target
+    device: DeviceRequest
+    fit_call: int = 1
+    dataset_cap: bool = True
+    input_shapes: dict[str, tuple[int, ...]] = {}
+    sequence_length: int | None = None
+    safe_mode: bool = True
+    optimizer: str | None = None
+    loss: str | None = None
+
+
+class RunTrial(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Train for some steps at one batch size.
+
+    Attributes:
+        batch_size: Samples a step.
+        steps: Training steps.
+        validation: Validate afterwards.
+        proof: Also run what else a training does: a smaller last batch, and the beginning of a
+            second epoch.
+    """
+
+    batch_size: int
+    steps: int
+    validation: bool = False
+    proof: bool = False
+
+
+class Stage(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """What the worker turns to now. See `events.WorkerStage` for the words."""
+
+    stage: str
+    step: int = 0
+    steps: int = 0
+
+
+class Imported(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """TensorFlow is imported; no device has been touched."""
+
+    versions: dict[str, str]
+
+
+class Prepared(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The model and the data are there.
+
+    Attributes:
+        model: Its name and size in a few words.
+        device_name: The device as TensorFlow describes it.
+        limit_bytes: The allocator's limit.
+        resident_bytes: In use on the device now.
+        samples: Samples in the training data; None where unknown.
+        samples_cap: No batch can be larger; None where there is no such limit.
+        script_batch_size: What the script trains with; None where nothing says.
+        fixed_batch_size: A batch size that is baked into the model's inputs; None as a rule.
+        has_validation: The user's own validation data is there.
+        optimizers: What there is to scale.
+        jit_compile: The model is compiled by XLA.
+        environment: Variables that the user's code set after TensorFlow was imported, where that
+            is too late: the worker has to start again with them.
+        warnings: Sentences the user should read.
+        prelude_seconds: What loading took.
+    """
+
+    model: str
+    device_name: str
+    limit_bytes: int
+    resident_bytes: int
+    samples: int | None = None
+    samples_cap: int | None = None
+    script_batch_size: int | None = None
+    fixed_batch_size: int | None = None
+    has_validation: bool = False
+    optimizers: tuple[OptimizerInfo, ...] = ()
+    jit_compile: bool = False
+    environment: dict[str, str] = {}
+    warnings: tuple[str, ...] = ()
+    prelude_seconds: float = 0.0
+
+
+class TrialDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The trial went through.
+
+    Attributes:
+        step_peak_bytes: Most bytes in use during each training step.
+        step_seconds: Wall time of each training step.
+        other_peak_bytes: Most bytes in use outside the steps: while data is moved or validated.
+        resident_bytes: In use after it.
+        validation_steps: Validation steps that ran.
+        last_batch_size: Samples in the smaller last batch; None where there was none.
+        not_a_number: The loss was no number at some step.
+    """
+
+    step_peak_bytes: tuple[int, ...]
+    step_seconds: tuple[float, ...]
+    other_peak_bytes: int
+    resident_bytes: int
+    validation_steps: int = 0
+    last_batch_size: int | None = None
+    not_a_number: bool = False
+
+
+class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """An exception ended the work.
+
+    Attributes:
+        exception_types: Class names along its method resolution order.
+        message: Its text.
+        causes: Type names and text of its notes, causes and contexts.
+        traceback: The whole traceback.
+        user_traceback: The same, cut to the user's files.
+        phase: The stage it came up in.
+        usage: It is ours, and about how autobatch was called.
+        ours: It is ours, with a message for the user; no traceback is worth showing.
+        step_peak_bytes, step_seconds: Of the steps before it.
+        free_bytes: Of the device's limit, when it came up.
+    """
+
+    exception_types: tuple[str, ...]
+    message: str
+    causes: tuple[tuple[tuple[str, ...], str], ...] = ()
+    traceback: str = ""
+    user_traceback: str = ""
+    phase: str = ""
+    usage: bool = False
+    ours: bool = False
+    step_peak_bytes: tuple[int, ...] = ()
+    step_seconds: tuple[float, ...] = ()
+    free_bytes: int | None = None
+
+
+Request = Prepare | RunTrial
+Answer = Stage | Imported | Prepared | TrialDone | Failed
+
+_encode = msgspec.json.Encoder().encode
+_decoders = {
+    Request: msgspec.json.Decoder(Request),
+    Answer: msgspec.json.Decoder(Answer),
+}
+
+
+def encode(message: Request | Answer) -> bytes:
+    """The message as it goes over the pipe."""
+    body = _encode(message)
+    return len(body).to_bytes(4, "big") + body
+
+
+class Inbox:
+    """Takes bytes as they come and gives messages as they are whole.
+
+    Args:
+        expected: `Request` or `Answer`: what may come.
+    """
+
+    def __init__(self, expected: Any) -> None:
+        self._decode = _decoders[expected].decode
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        """Add what was read from the pipe."""
+        self._buffer += data
+
+    def next(self) -> Any:
+        """The next whole message, or None.
+
+        Raises:
+            WorkerError: What came is no message.
+        """
+        if len(self._buffer) < 4:
+            return None
+        size = int.from_bytes(self._buffer[:4], "big")
+        if size > MAX_MESSAGE_BYTES:
+            raise WorkerError(f"A worker's message claims {size} bytes: the channel is corrupt.")
+        if len(self._buffer) < 4 + size:
+            return None
+        body = bytes(self._buffer[4 : 4 + size])
+        del self._buffer[: 4 + size]
+        try:
+            return self._decode(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise WorkerError(f"A worker's message could not be read: {error}.") from error
+
+
+class Channel:
+    """The worker's end: blocking, one message at a time.
+
+    Args:
+        read_fd, write_fd: The pipes' ends that the parent passed.
+    """
+
+    def __init__(self, read_fd: int, write_fd: int) -> None:
+        self._read_fd, self._write_fd = read_fd, write_fd
+        self._inbox = Inbox(Request)
+
+    def send(self, message: Answer) -> None:
+        """Write the whole message."""
+        rest = memoryview(encode(message))
+        while rest:
+            rest = rest[os.write(self._write_fd, rest) :]
+
+    def receive(self) -> Request | None:
+        """The next request; None when the parent has closed its end."""
+        while (message := self._inbox.next()) is None:
+            data = os.read(self._read_fd, 1 << 16)
+            if not data:
+                return None
+            self._inbox.feed(data)
+        return message  # type: ignore[no-any-return]
