@@ -1,1 +1,79 @@
-"""autobatch finds the largest safe training batch size of a Keras model, and proves it."""
+"""autobatch finds the largest safe training batch size of a Keras model, and proves it.
+
+    result = autobatch.probe("model.py:build_model")
+    print(result.batch_size, result.learning_rate)
+
+The names below are loaded when they are first used: importing autobatch imports neither
+TensorFlow nor anything else that is slow.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autobatch.errors import (
+        AutobatchError,
+        DeviceChangedError,
+        DeviceError,
+        ModelError,
+        NothingFitsError,
+        ProbeInterrupted,
+        UsageError,
+        WorkerError,
+    )
+    from autobatch.learning_rate import scale_learning_rate
+    from autobatch.options import ProbeOptions
+    from autobatch.probing import probe
+    from autobatch.records import LearningRate, OptimizerInfo, Outcome, ProbeResult, Trial
+
+_HOMES = {
+    "autobatch.errors": (
+        "AutobatchError",
+        "DeviceChangedError",
+        "DeviceError",
+        "ModelError",
+        "NothingFitsError",
+        "ProbeInterrupted",
+        "UsageError",
+        "WorkerError",
+    ),
+    "autobatch.learning_rate": ("scale_learning_rate",),
+    "autobatch.options": ("ProbeOptions",),
+    "autobatch.probing": ("probe",),
+    "autobatch.records": ("LearningRate", "OptimizerInfo", "Outcome", "ProbeResult", "Trial"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "AutobatchError",
+    "DeviceChangedError",
+    "DeviceError",
+    "LearningRate",
+    "ModelError",
+    "NothingFitsError",
+    "OptimizerInfo",
+    "Outcome",
+    "ProbeInterrupted",
+    "ProbeOptions",
+    "ProbeResult",
+    "Trial",
+    "UsageError",
+    "WorkerError",
+    "probe",
+    "scale_learning_rate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module 'autobatch' has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

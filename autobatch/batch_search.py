@@ -144,9 +144,7 @@ class Search:
                 for t in self.trials
                 if not self.is_fit(t)
                 and not (
-                    t.outcome is Outcome.FAILED
-                    and smallest is not None
-                    and t.batch_size < smallest
+                    t.outcome is Outcome.FAILED and smallest is not None and t.batch_size < smallest
                 )
             ),
             default=None,
@@ -213,11 +211,14 @@ class Search:
     def _larger(self) -> int | None:
         """A larger size worth trying; None when the largest that fits is near enough."""
         low, high = self.fits, self._upper
-        if low == self.plan.space.last or (self.fails is not None and self._halvings(low, high) == 0):
+        if low == self.plan.space.last or (
+            self.fails is not None and self._halvings(low, high) == 0
+        ):
             return None
         model = self.model
         if model is not None:
-            gain = model.largest_within(self.target_bytes) - low
+            aim = model.largest_within(self.target_bytes)
+            gain = aim * (1 - self.plan.precision / 2) - low
             if self.plan.precision and gain < max(1.0, self.plan.precision * low):
                 assert self.plan.budget_bytes is not None
                 left = self.target_bytes - model.predict(low)

@@ -159,7 +159,6 @@ class IterableBatches:
     """
 
     source: Any
-    extra: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -168,11 +167,11 @@ class IterableBatches:
         self._origin = self._endless()
         first = next(self._origin)
         self._origin = itertools.chain([first], self._origin)
-        self.batch_size = _rows(first)
+        self.batch_size: int | None = _rows(first)
         count = getattr(self.source, "num_batches", None)
         if count is None and hasattr(self.source, "__len__"):
             count = len(self.source)
-        self.samples = count * self.batch_size if count is not None else None
+        self.samples = count * _rows(first) if count is not None else None
 
     def _endless(self) -> Iterator[Any]:
         indexed = hasattr(self.source, "__getitem__") and hasattr(self.source, "__len__")
@@ -226,7 +225,7 @@ def _rows(batch: Any) -> int:
 
 def synthetic_batches(x: Any, y: Any) -> DatasetBatches:
     """An endless dataset out of a few made-up samples."""
-    samples = tf.data.Dataset.from_tensor_slices((x,) if y is None else (x, y))
+    samples = tf.data.Dataset.from_tensor_slices(keras.utils.pack_x_y_sample_weight(x, y))
     batches = DatasetBatches(samples, batched=False)
     batches.samples = None
     return batches

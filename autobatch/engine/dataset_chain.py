@@ -88,7 +88,8 @@ class LongestBatch:
 
 def longest_batch(dataset: Any) -> LongestBatch:
     """Look through one round of the dataset, for a limited time, for its longest batch."""
-    started, longest, best, seen = time.monotonic(), None, -1.0, set()
+    started, longest, best = time.monotonic(), None, -1.0
+    seen: set[tuple[tuple[Any, ...], ...]] = set()
     for batch in dataset.take(max(1, cardinality(dataset) or 10_000)):
         leaves = [leaf for leaf in tf.nest.flatten(batch) if isinstance(leaf, tf.Tensor)]
         shapes = tuple(tuple(leaf.shape[1:]) for leaf in leaves)
@@ -98,6 +99,6 @@ def longest_batch(dataset: Any) -> LongestBatch:
             longest, best = batch, weight
         if time.monotonic() - started > SCAN_SECONDS:
             break
-    shapes = [tuple(s.shape[1:]) for s in tf.nest.flatten(longest) if isinstance(s, tf.Tensor)]
-    described = ", ".join("x".join(map(str, shape)) or "scalar" for shape in shapes)
+    last = [tuple(s.shape[1:]) for s in tf.nest.flatten(longest) if isinstance(s, tf.Tensor)]
+    described = ", ".join("x".join(map(str, shape)) or "scalar" for shape in last)
     return LongestBatch(longest, len(seen) > 1, described)

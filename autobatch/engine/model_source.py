@@ -18,6 +18,7 @@ from autobatch.engine import script, synthetic, training
 from autobatch.engine.batches import synthetic_batches
 from autobatch.errors import ModelError
 from autobatch.protocol import Prepare, Target
+from autobatch.targets import PickledModel
 
 FACTORIES = ("build_model", "create_model", "get_model", "make_model")
 DATASETS = ("build_dataset", "dataset")
@@ -45,26 +46,20 @@ def load(
     on_stage("loading")
     target = request.target
     _as_if_run(target)
-    names: Mapping[str, Any] = {}
+    if target.kind == "saved":
+        return _training(_load_saved(target, request.safe_mode), {}, request)
+    if target.kind == "pickle":
+        return _training(*_unpickle(target), request)
+    calls = 0
     if target.kind == "script":
         trap = script.FitTrap(request.fit_call, on_fit)
         trap.install()
         names = _run_script(target)
-        make = lambda: _find_model(names, target, trap.calls)  # noqa: E731
-    elif target.kind in ("module", "factory"):
-        names = vars(_import(target))
-        make = lambda: _find_model(names, target, 0)  # noqa: E731
-    elif target.kind == "saved":
-        make = lambda: _load_saved(target, request.safe_mode)  # noqa: E731
+        calls = trap.calls
     else:
-        made = cloudpickle.loads(target.pickle)
-        make = made if callable(made) else made.restore
-        if callable(made) and not isinstance(made, keras.Model):
-            names = getattr(inspect.unwrap(made), "__globals__", {})
-            names = {n: v for n, v in names.items() if n in DATASETS + VALIDATION_DATASETS}
-            make = lambda: _call_factory(made, getattr(made, "__name__", "the callable"))  # noqa: E731
+        names = vars(_import(target))
     on_stage("building")
-    return _training(make(), names, request)
+    return _training(_find_model(names, target, calls), names, request)
 
 
 def _training(model: Any, names: Mapping[str, Any], request: Prepare) -> training.Training:
@@ -180,12 +175,12 @@ def _call_factory(factory: Any, name: str) -> Any:
             "Keras model, or a Keras model."
         )
     try:
-        parameters = inspect.signature(factory).parameters.values()
-    except (TypeError, ValueError):
-        parameters = ()
+        parameters = dict(inspect.signature(factory).parameters)
+    except (TypeError, ValueError):  # of a callable written in C
+        parameters = {}
     required = [
         p.name
-        for p in parameters
+        for p in parameters.values()
         if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
     ]
     if required:
@@ -200,6 +195,17 @@ def _call_factory(factory: Any, name: str) -> Any:
             f"{name}() returned {type(model).__name__}{legacy}; expected a Keras 3 model."
         )
     return model
+
+
+def _unpickle(target: Target) -> tuple[Any, Mapping[str, Any]]:
+    """The model, and the data that lies beside the function that made it."""
+    assert target.pickle is not None
+    made = cloudpickle.loads(target.pickle)
+    if isinstance(made, PickledModel):
+        return made.restore(), {}
+    beside = getattr(inspect.unwrap(made), "__globals__", {})
+    names = {n: v for n, v in beside.items() if n in DATASETS + VALIDATION_DATASETS}
+    return _call_factory(made, getattr(made, "__name__", "the callable")), names
 
 
 def _load_saved(target: Target, safe_mode: bool) -> Any:

@@ -40,7 +40,7 @@ def _describe(attribute: str, optimizer: Any) -> OptimizerInfo:
         class_name=type(inner).__name__,
         learning_rate=value,
         schedule=schedule,
-        **numbers,  # type: ignore[arg-type]
+        **numbers,
     )
 
 

@@ -64,14 +64,14 @@ class FitTrap:
         _when_imported("tf_keras", _refuse_legacy_keras)
 
     def _refuse_train_on_batch(self, *_: Any, **__: Any) -> None:
-        raise _Refusal(
+        raise _RefusedError(
             "The script trains with a loop of its own around train_on_batch, where autobatch can "
             "set no batch size. Put the model into a function and probe that "
             "(autobatch probe model.py:build_model)."
         )
 
 
-class _Refusal(ModelError, SystemExit):
+class _RefusedError(ModelError, SystemExit):
     """A ModelError that `except Exception` in the user's script does not swallow."""
 
 
@@ -97,7 +97,7 @@ def run_as_main(path: str, code: types.CodeType) -> dict[str, Any]:
 
 def _refuse_legacy_keras(module: Any) -> None:
     def fit(*_: Any, **__: Any) -> None:
-        raise _Refusal(
+        raise _RefusedError(
             "The model is a legacy tf_keras (Keras 2) model; autobatch works with Keras 3. "
             "Unset TF_USE_LEGACY_KERAS and import keras instead of tf_keras."
         )

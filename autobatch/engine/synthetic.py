@@ -83,7 +83,8 @@ def synthetic_data(
     """Inputs and targets, made up to fit the model: numpy arrays of `samples` rows each.
 
     They are nested as the model's inputs and outputs are, with tuples for lists (tf.data would
-    stack a list). Targets are None where the model has no compiled loss, but its own.
+    stack a list). Targets are None where the model has no compiled loss, but its own; unless its
+    `train_step(data)` reads `x, y = data`.
 
     Args:
         model: It is left as it was, except that an unbuilt one is built.
@@ -171,7 +172,7 @@ def _declared(
         return _Input(next(iter(input_shapes), None) or "input", built[0][1:], dtype, guessed=True)
     if input_shapes:
         specs = {
-            name: _Input(name or "input", (None,) * len(shape), dtype, guessed=True)
+            name or "input": _Input(name or "input", (None,) * len(shape), dtype, guessed=True)
             for name, shape in input_shapes.items()
         }
         return specs if len(specs) > 1 else next(iter(specs.values()))

@@ -163,7 +163,8 @@ def _unpacks_targets(model: keras.Model) -> bool:
 
 def _losses(loss: Any, outputs: Any, names: list[str]) -> list[Any]:
     """One loss an output, flat; None where it has none. As Keras reads `compile(loss=...)`."""
-    if not keras.tree.is_nested(loss):
+    # Keras wraps what it stores, so that `keras.tree` may take a dict of losses for a leaf.
+    if not isinstance(loss, Mapping | list | tuple):
         return [loss] * len(keras.tree.flatten(outputs))
     if isinstance(loss, Mapping):
         if isinstance(outputs, Mapping):
@@ -179,7 +180,9 @@ def _losses(loss: Any, outputs: Any, names: list[str]) -> list[Any]:
     if not keras.tree.is_nested(outputs):  # several losses of the same output
         return [next((one for one in loss if one is not None), None)]
     parts = [outputs[key] for key in _order(outputs)] if isinstance(outputs, Mapping) else outputs
-    if len(loss) == len(keras.tree.flatten(outputs)) and not any(map(keras.tree.is_nested, loss)):
+    if len(loss) == len(keras.tree.flatten(outputs)) and not any(
+        isinstance(one, Mapping | list | tuple) for one in loss
+    ):
         return list(loss)
     return [one for each, part in zip(loss, parts, strict=True) for one in _losses(each, part, [])]
 

@@ -1,0 +1,139 @@
+"""How to probe: every option, its default and what it may be. `cli` reads its help from here."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+
+from autobatch.errors import UsageError
+from autobatch.learning_rate import RULES
+from autobatch.sizes import LARGEST
+from autobatch.units import parse_bytes, parse_share_or_bytes
+
+DEVICES = "auto, cpu, gpu or gpu:N"
+
+
+class ProbeOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What a probe can be told; each field is an argument of `autobatch.probe`.
+
+    Attributes:
+        device: `auto`, `cpu` (behind TensorFlow's GPU allocator), `gpu` or `gpu:N`.
+        memory_limit: What the training may use, such as `'512MiB'`. Defaults to all that the
+            GPU's allocator has; on the CPU to 80 % of the memory that this process may use.
+        minimum, maximum: The smallest and largest batch size to consider.
+        multiple_of: Sizes are multiples of this.
+        power_of_two: Sizes are powers of two.
+        precision: Share of the answer that may be left on the table; 0 for the exact size.
+        headroom: Least share (`'5%'`) or bytes (`'256MiB'`) of the budget to keep free at the
+            peak. Defaults to what the measured spread of the peaks asks for.
+        steps: Training steps of a search trial near the answer.
+        proof_steps: Training steps of a proof at the full size; a smaller last batch, validation
+            and the beginning of a second epoch come on top.
+        validation: Whether to validate in the proof, on training data where there is no other.
+        timeout: Seconds a trial may take.
+        load_timeout: Seconds a worker may take to load the model, a script's own code included.
+        total_timeout: Seconds the probe may take; it settles for what is proven by then.
+        dataset_cap: Whether the data set's size bounds the batch size.
+        base_batch_size: What the base learning rate was chosen for. Defaults to what the script
+            trains with, else 32.
+        base_learning_rate: Defaults to the optimizer's.
+        learning_rate_rule: `auto`, `linear`, `sqrt` or `none`.
+        input_shapes: Shapes of inputs with unknown dimensions, without the batch's, by input
+            name; the name `''` stands for the only input.
+        sequence_length: The length of inputs whose only unknown dimension is their length.
+        run_as: `auto`, `script` (run as `__main__` up to `fit`) or `module` (imported).
+        fit_call: Which call of `fit` in a script to probe, counted from 1.
+        backend: `tensorflow` to override the Keras back end that a script asks for.
+        safe_mode: Whether to refuse code inside a `.keras` file.
+        optimizer, loss: For a model that is not compiled.
+    """
+
+    device: str = "auto"
+    memory_limit: str | None = None
+    minimum: int = 1
+    maximum: int | None = None
+    multiple_of: int = 1
+    power_of_two: bool = False
+    precision: float = 0.02
+    headroom: str | None = None
+    steps: int = 6
+    proof_steps: int = 8
+    validation: bool = True
+    timeout: float = 300.0
+    load_timeout: float = 600.0
+    total_timeout: float = 3600.0
+    dataset_cap: bool = True
+    base_batch_size: int | None = None
+    base_learning_rate: float | None = None
+    learning_rate_rule: str = "auto"
+    input_shapes: dict[str, tuple[int, ...]] = {}
+    sequence_length: int | None = None
+    run_as: str = "auto"
+    fit_call: int = 1
+    backend: str | None = None
+    safe_mode: bool = True
+    optimizer: str | None = None
+    loss: str | None = None
+
+    @classmethod
+    def checked(cls, **options: Any) -> ProbeOptions:
+        """Options from keyword arguments.
+
+        Raises:
+            UsageError: An option is unknown, of the wrong type, or out of its range.
+        """
+        try:
+            made = msgspec.convert(options, cls, strict=True)
+        except msgspec.ValidationError as error:
+            raise UsageError(f"An option is not what it should be: {error}.") from error
+        unknown = set(options) - set(cls.__struct_fields__)
+        if unknown:
+            raise UsageError(
+                f"Unknown option {sorted(unknown)[0]!r}; there are "
+                f"{', '.join(cls.__struct_fields__)}."
+            )
+        made._check()
+        return made
+
+    def _check(self) -> None:
+        counts = ("minimum", "maximum", "multiple_of", "steps", "proof_steps", "base_batch_size")
+        for name in (*counts, "sequence_length", "fit_call"):
+            value = getattr(self, name)
+            if value is not None and not 1 <= value <= LARGEST:
+                raise UsageError(f"{name} must be a whole number from 1 on; received {value}.")
+        for name in ("timeout", "load_timeout", "total_timeout", "base_learning_rate"):
+            value = getattr(self, name)
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise UsageError(f"{name} must be a positive number; received {value}.")
+        if not 0 <= self.precision < 1:
+            raise UsageError(
+                f"precision must be a share from 0 (exact) to below 1, such as 0.02; "
+                f"received {self.precision}."
+            )
+        choices = {
+            "learning_rate_rule": ("auto", *RULES),
+            "run_as": ("auto", "script", "module"),
+            "backend": (None, "tensorflow"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                words = ", ".join(str(a) for a in allowed if a is not None)
+                raise UsageError(f"{name} must be {words}; received {getattr(self, name)!r}.")
+        if self.memory_limit is not None:
+            parse_bytes(self.memory_limit, "memory_limit")
+        if self.headroom is not None:
+            parse_share_or_bytes(self.headroom, "headroom")
+        for name, shape in self.input_shapes.items():
+            if not all(size >= 1 for size in shape):
+                raise UsageError(
+                    f"input_shapes must hold positive sizes; received {list(shape)} for {name!r}."
+                )
+
+    def headroom_bytes(self, budget_bytes: int) -> int | None:
+        """The least headroom asked for, in bytes; None where none was."""
+        if self.headroom is None:
+            return None
+        share, count = parse_share_or_bytes(self.headroom, "headroom")
+        return int(share * budget_bytes) + count

@@ -1,0 +1,371 @@
+"""Search x workers -> ProbeResult: the heart."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import math
+import os
+import time
+from typing import Any
+
+from autobatch import batch_search, devices, learning_rate, protocol, targets
+from autobatch.batch_search import Done, Plan, Search
+from autobatch.crew import MEMORY, Crew, OutOfTime, model_error, wrong_backend
+from autobatch.errors import (
+    AutobatchError,
+    DeviceError,
+    NothingFitsError,
+    ProbeInterrupted,
+    UsageError,
+    WorkerError,
+)
+from autobatch.events import Notice, Observer, Prepared, TrialEnded, TrialStarted, ignore
+from autobatch.options import ProbeOptions
+from autobatch.records import (
+    Device,
+    LearningRate,
+    LimitedBy,
+    LimitKind,
+    Outcome,
+    ProbeResult,
+    Proof,
+    ProofKind,
+    Trial,
+)
+from autobatch.sizes import LARGEST, SizeSpace
+from autobatch.units import format_bytes
+
+SMALL_STEPS = 3  # of a trial far from the answer: tracing and slots, then two steady ones
+NEAR = 0.5  # of the size aimed at: from here on the spread of the peaks is wanted too
+LARGE_DATA = 0.2  # of the budget in use before the first step is worth a word
+DEFAULT_BASE_BATCH_SIZE = 32  # Keras's own
+
+
+def probe(
+    target: Any, *, arguments: tuple[str, ...] = (), observer: Observer = ignore, **options: Any
+) -> ProbeResult:
+    """Find the largest safe training batch size of a model, and prove it in a fresh process.
+
+    Args:
+        target: `"train.py"`, `"model.py:build_model"`, `"package.module:factory"`,
+            `"model.keras"`, a callable without required arguments that returns a Keras model, or
+            a live compiled model.
+        arguments: What follows the script's name in its `sys.argv`.
+        observer: Told each event (`autobatch.events`) as it happens. Defaults to nobody.
+        **options: The fields of `autobatch.ProbeOptions`, by name.
+
+    Returns:
+        The answer. `batch_size` was run and passed in a process of its own.
+
+    Raises:
+        UsageError: An argument makes no sense.
+        NothingFitsError: Even the smallest size ran out of memory.
+        ModelError: The model could not be loaded, built or trained at any size.
+        DeviceError: There is no usable device.
+        WorkerError: Trials died or hung for a reason that is not known to be memory.
+        ProbeInterrupted: Ctrl-C.
+
+    Example:
+        result = autobatch.probe("model.py:build_model", memory_limit="512MiB")
+        print(result.batch_size, result.learning_rate)
+    """
+    run = _Probe(target, tuple(arguments), observer, ProbeOptions.checked(**options))
+    try:
+        return run.run()
+    except AutobatchError as error:
+        error.trials = error.trials or run.search.trials
+        raise
+    except KeyboardInterrupt:
+        raise ProbeInterrupted("Interrupted.", trials=run.search.trials) from None
+
+
+class _Probe:
+    def __init__(
+        self, target: Any, arguments: tuple[str, ...], observer: Observer, options: ProbeOptions
+    ) -> None:
+        self._started = time.monotonic()
+        self._observe, self._options = observer, options
+        self._target = targets.resolve(target, arguments, run_as=options.run_as)
+        self._device = devices.choose(options)
+        self._environment = targets.literal_environment(self._target)
+        self._proof: protocol.TrialDone | None = None
+        self.search = Search(Plan(SizeSpace()))
+
+    def run(self) -> ProbeResult:
+        """Load, search, prove, report."""
+        _require_tensorflow()
+        self._check_backend()
+        with Crew(
+            self._target,
+            self._device,
+            self._options,
+            environment=self._environment,
+            observer=self._observe,
+            deadline=self._started + self._options.total_timeout,
+        ) as crew:
+            prepared = self._prepare(crew)
+            plan = self._plan(prepared, crew)
+            self.search = Search(plan)
+            try:
+                _, end = batch_search.run(
+                    plan,
+                    lambda size: self._try(crew, size),
+                    lambda size: self._prove(crew, size),
+                    on_trial=self._on_trial,
+                    enough=self._enough,
+                )
+            except OutOfTime:
+                end = self._out_of_time()
+            if not isinstance(end, Done):
+                raise self._nothing(end.last, crew)
+            return self._result(end.batch_size, prepared, crew)
+
+    # -- before ------------------------------------------------------------------------------
+
+    def _check_backend(self) -> None:
+        wanted = self._environment.pop("KERAS_BACKEND", os.environ.get("KERAS_BACKEND"))
+        if self._options.backend is not None:
+            self._environment["KERAS_BACKEND"] = self._options.backend
+        elif wanted not in (None, "", "tensorflow"):
+            raise wrong_backend(str(wanted))
+
+    def _prepare(self, crew: Crew) -> protocol.Prepared:
+        try:
+            prepared = crew.prepare()
+        except OutOfTime:
+            raise self._too_slow() from None
+        except DeviceError:
+            if not self._device.fallback:
+                raise
+            self._observe(Notice("TensorFlow sees no GPU: the CPU is probed instead."))
+            crew.bury_all()
+            self._device = crew.device = devices.cpu(self._device.budget_bytes)
+            prepared = crew.prepare()
+        self._budget = min(self._device.budget_bytes or prepared.limit_bytes, prepared.limit_bytes)
+        self._described = Device(
+            name=prepared.device_name,
+            kind=self._device.kind,
+            index=self._device.index if self._device.kind == "gpu" else None,
+            limit_bytes=prepared.limit_bytes,
+            budget_bytes=self._budget,
+        )
+        self._observe(
+            Prepared(prepared.model, self._described, prepared.samples, prepared.prelude_seconds)
+        )
+        return prepared
+
+    def _plan(self, prepared: protocol.Prepared, crew: Crew) -> Plan:
+        options = self._options
+        bounds = {"minimum": options.minimum, "maximum": options.maximum or LARGEST}
+        self._cap = prepared.samples if options.dataset_cap else None
+        if prepared.fixed_batch_size is not None:
+            fixed = prepared.fixed_batch_size
+            if not bounds["minimum"] <= fixed <= bounds["maximum"]:
+                raise UsageError(
+                    f"The model's inputs have a fixed batch size of {fixed}, outside of the sizes "
+                    f"asked for ({bounds['minimum']} to {bounds['maximum']})."
+                )
+            bounds = {"minimum": fixed, "maximum": fixed}
+        elif self._cap is not None:
+            if self._cap < bounds["minimum"]:
+                raise UsageError(
+                    f"The data set has {self._cap} samples, fewer than the smallest batch size "
+                    f"asked for ({bounds['minimum']}). --no-dataset-cap lifts that bound."
+                )
+            bounds["maximum"] = min(bounds["maximum"], self._cap)
+        space = SizeSpace(
+            **bounds, multiple_of=options.multiple_of, power_of_two=options.power_of_two
+        )
+        return Plan(
+            space=space,
+            budget_bytes=self._budget,
+            limit_bytes=prepared.limit_bytes,
+            precision=options.precision,
+            headroom_bytes=options.headroom_bytes(self._budget),
+            usual_size=prepared.script_batch_size,
+        )
+
+    # -- trials ------------------------------------------------------------------------------
+
+    def _try(self, crew: Crew, batch_size: int) -> Trial:
+        self._observe(TrialStarted(batch_size, proof=False))
+        aim = self.search.estimate
+        near = aim is not None and batch_size >= NEAR * aim
+        steps = self._options.steps if near else min(SMALL_STEPS, self._options.steps)
+        validated = any(t.proof and t.phase == "validation" for t in self.search.trials)
+        return crew.measure(batch_size, steps=steps, validation=validated)
+
+    def _prove(self, crew: Crew, batch_size: int) -> Trial:
+        self._observe(TrialStarted(batch_size, proof=True))
+        trial, done = crew.prove(batch_size)
+        if done is not None:
+            self._proof = done
+        return trial
+
+    def _on_trial(self, search: Search) -> None:
+        self.search = search
+        self._observe(TrialEnded(search.trials[-1], search.fits, search.fails, search.estimate))
+
+    def _enough(self) -> bool:
+        """Half the time is gone: what is left belongs to the proof."""
+        return time.monotonic() - self._started > self._options.total_timeout / 2
+
+    # -- after -------------------------------------------------------------------------------
+
+    def _too_slow(self) -> WorkerError:
+        return WorkerError(
+            f"No size was proven within {self._options.total_timeout:g} s. Raise --total-timeout, "
+            "or bound the search with --max."
+        )
+
+    def _out_of_time(self) -> Done:
+        if not self.search.proven:
+            raise self._too_slow()
+        return Done(self.search.proven)
+
+    def _nothing(self, last: Trial, crew: Crew) -> AutobatchError:
+        """Why there is no answer, as an error."""
+        trials = self.search.trials
+        size = min(t.batch_size for t in trials)
+        peaks = [t.peak_bytes for t in trials if t.batch_size == size and t.peak_bytes]
+        if last.outcome is Outcome.FAILED and crew.failed is not None:
+            return model_error(crew.failed, "The model could not be trained", trials=trials)
+        if last.outcome is Outcome.FITS or last.outcome in MEMORY:
+            needed = max(peaks, default=None)
+            at_least = f" It needs at least {format_bytes(needed)}" if needed else ""
+            there = f"; there are {format_bytes(self._budget)}" if needed else ""
+            less = self.search.headroom_bytes
+            kept = f", less {format_bytes(less)} of headroom" if needed and less else ""
+            host = " of the host" if last.outcome is Outcome.HOST_OUT_OF_MEMORY else ""
+            why = f" ({last.why})" if last.why else ""
+            return NothingFitsError(
+                f"Even batch size {size} does not fit into the memory{host}{why}.{at_least}{there}"
+                f"{kept}. Raise --memory-limit if the device has more, or make the model or its "
+                "inputs smaller (mixed precision, recomputation).",
+                needed_bytes=needed,
+                budget_bytes=self._budget,
+            )
+        return WorkerError(
+            f"No batch size could be trained: at size {last.batch_size} the trial "
+            f"{'hung' if last.outcome is Outcome.TIMED_OUT else 'died'} ({last.why}), and nothing "
+            "says that it was for lack of memory. --verbose shows the worker's log.",
+        )
+
+    def _result(self, size: int, prepared: protocol.Prepared, crew: Crew) -> ProbeResult:
+        search, options = self.search, self._options
+        passed = [t for t in search.trials if t.batch_size == size and t.outcome is Outcome.FITS]
+        measured = [t for t in passed if not t.proof] or passed
+        proof = next(t for t in reversed(passed) if t.proof)
+        assert self._proof is not None
+        rates = self._learning_rates(size, prepared)
+        main = rates[0] if rates else None
+        return ProbeResult(
+            batch_size=size,
+            global_batch_size=size,
+            learning_rate=main.learning_rate if main else None,
+            learning_rate_rule=main.rule if main else None,
+            learning_rate_schedule=main.schedule if main else None,
+            learning_rates=rates,
+            base_batch_size=main.base_batch_size if main else None,
+            base_learning_rate=main.base_learning_rate if main else None,
+            limited_by=self._limited_by(size, prepared),
+            device=self._described,
+            peak_bytes=max((t.peak_bytes for t in measured if t.peak_bytes), default=None),
+            headroom_bytes=search.headroom_bytes,
+            samples_per_second=proof.samples_per_second,
+            steps_per_epoch=math.ceil(prepared.samples / size) if prepared.samples else None,
+            proof=Proof(
+                kind=ProofKind.FRESH_PROCESS,
+                steps=options.proof_steps,
+                validation_steps=self._proof.validation_steps,
+                last_batch_size=self._proof.last_batch_size,
+                peak_bytes=proof.step_peak_bytes,
+            ),
+            trials=search.trials,
+            warnings=self._warnings(prepared, crew),
+            seconds=round(time.monotonic() - self._started, 2),
+            versions={**crew.versions, "autobatch": _version()},
+        )
+
+    def _learning_rates(self, size: int, prepared: protocol.Prepared) -> tuple[LearningRate, ...]:
+        options = self._options
+        base = options.base_batch_size or prepared.script_batch_size or DEFAULT_BASE_BATCH_SIZE
+        return tuple(
+            learning_rate.scale_learning_rate(
+                optimizer,
+                base_batch_size=base,
+                batch_size=size,
+                rule=options.learning_rate_rule,
+                base_learning_rate=options.base_learning_rate,
+            )
+            for optimizer in prepared.optimizers
+        )
+
+    def _limited_by(self, size: int, prepared: protocol.Prepared) -> LimitedBy:
+        search = self.search
+        beyond = [t for t in search.trials if t.batch_size > size and not search.is_fit(t)]
+        if beyond:
+            first = min(beyond, key=lambda t: t.batch_size)
+            kinds = {
+                Outcome.HOST_OUT_OF_MEMORY: LimitKind.HOST_MEMORY,
+                Outcome.CRASHED: LimitKind.CRASH,
+                Outcome.TIMED_OUT: LimitKind.TIMEOUT,
+                Outcome.FAILED: LimitKind.MODEL_ERROR,
+            }
+            kind = kinds.get(first.outcome, LimitKind.MEMORY)
+            what = "its proof" if first.proof else "it"
+            if first.outcome is Outcome.FITS and first.peak_bytes is not None:
+                why = f"{what} needs {format_bytes(first.peak_bytes)}"
+                kept = format_bytes(search.headroom_bytes)
+                why += f" of {format_bytes(self._budget)}, of which {kept} are to stay free"
+            else:
+                why = f"{what} ended {first.outcome.replace('_', ' ')} ({first.why})"
+            return LimitedBy(kind, f"batch size {first.batch_size}: {why}")
+        if size == search.plan.space.last:
+            if prepared.fixed_batch_size is not None:
+                return LimitedBy(
+                    LimitKind.MODEL_ERROR, f"batch size {size} is baked into the model's inputs"
+                )
+            if self._cap is not None and self._cap <= (self._options.maximum or LARGEST):
+                return LimitedBy(LimitKind.DATASET, f"the data set has {self._cap} samples")
+            return LimitedBy(LimitKind.MAXIMUM, f"--max is {self._options.maximum}")
+        model = search.model
+        assert model is not None
+        more = max(size + 1, round(size * (1 + max(self._options.precision, 0.01))))
+        return LimitedBy(
+            LimitKind.MEMORY,
+            f"batch size {more} is expected to need {format_bytes(model.predict(more))} of "
+            f"{format_bytes(self._budget)}, of which {format_bytes(search.headroom_bytes)} are to "
+            "stay free",
+        )
+
+    def _warnings(self, prepared: protocol.Prepared, crew: Crew) -> tuple[str, ...]:
+        found = list(prepared.warnings)
+        if prepared.resident_bytes > LARGE_DATA * self._budget:
+            share = prepared.resident_bytes / self._budget
+            found.append(
+                f"Before the first step {format_bytes(prepared.resident_bytes)} are in use "
+                f"({share:.0%} of the budget): the weights, and data that lies on the device."
+            )
+        if crew.not_a_number:
+            found.append(
+                "The loss was not a number (NaN) in some trial step. That does not change the "
+                "memory, but the training will not learn."
+            )
+        return tuple(found)
+
+
+def _require_tensorflow() -> None:
+    if importlib.util.find_spec("tensorflow") is None:
+        raise DeviceError(
+            "TensorFlow is not installed here. Take the build for this machine: "
+            "pip install 'keras-autobatch[gpu]' or pip install 'keras-autobatch[cpu]'."
+        )
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("keras-autobatch")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
