@@ -26,6 +26,7 @@ MOST_HEADROOM = 0.06
 # A failed proof lowers the next one's size by this share, twice that after the next, and so on.
 STEP_DOWN = 0.03
 NEAR_BUDGET = 0.04  # share of the budget, or of a size, that is not worth an out-of-memory trial
+NEAR_AIM = 0.85  # share of the size aimed at from which on trials scatter about the same edge
 EXPLORING = 0.8  # of the size aimed at: below it, a trial is there to learn the slope
 ROOM_SHARE = 0.95  # of the allocator's limit: what a trial may be expected to need at worst
 
@@ -177,6 +178,20 @@ class Search:
         )
 
     @cached_property
+    def reached(self) -> int:
+        """The largest size that ever went through within the budget, headroom or not."""
+        budget = self.plan.budget_bytes
+        return max(
+            (
+                t.batch_size
+                for t in self.trials
+                if t.outcome is Outcome.FITS
+                and (t.proof or budget is None or (t.peak_bytes or 0) <= budget)
+            ),
+            default=0,
+        )
+
+    @cached_property
     def estimate(self) -> int | None:
         """The largest safe size as the memory model sees it now."""
         model = self.model
@@ -194,7 +209,7 @@ class Search:
         if self.fits == 0:
             return self._find_any()
         size = self._larger()
-        if size is not None:
+        if size is not None and self._left() > 1:
             return Try(size)
         return Done(self.fits) if self.proven == self.fits else Prove(self.fits)
 
@@ -219,7 +234,7 @@ class Search:
         if model is not None:
             aim = model.largest_within(self.target_bytes)
             gain = aim * (1 - self.plan.precision / 2) - low
-            if self.plan.precision and gain < max(1.0, self.plan.precision * low):
+            if self.plan.precision and gain < max(1.0, self._worth_a_trial(aim) * low):
                 assert self.plan.budget_bytes is not None
                 left = self.target_bytes - model.predict(low)
                 if left < NEAR_BUDGET * self.plan.budget_bytes:
@@ -231,6 +246,11 @@ class Search:
                 return None  # doubling from here would run into the limit for little
         return self._plain(low, high)
 
+    def _worth_a_trial(self, aim: float) -> float:
+        """Share of a size that another trial must promise: more, the more there were near it."""
+        near = sum(not t.proof and t.batch_size >= NEAR_AIM * aim for t in self.trials)
+        return self.plan.precision * max(1, near)
+
     def _wishes(self, model: memory_model.MemoryModel, low: int, high: int) -> list[int]:
         """Sizes that the memory model would try, inside the bracket, the best first."""
         aim = model.largest_within(self.target_bytes)
@@ -238,14 +258,14 @@ class Search:
         size = aim * (1 - self.plan.precision / 2)
         if self.plan.limit_bytes is not None:
             size = min(size, model.largest_without_risk(ROOM_SHARE * self.plan.limit_bytes))
-        if aim >= high:  # the model has just been shown wrong
+        if aim >= high or aim < low + 1:  # the model has just been shown wrong, or sees no more
             return []
         size = max(size, low + self.plan.precision * low, low + 1)
-        sizes = [size]
-        if size < EXPLORING * aim and size >= 4 * self.plan.space.first:
-            # Far from the edge, keep step with doubling: a jump that fails costs less then.
-            doublings = int(size // self.plan.space.first).bit_length() - 1
-            sizes.insert(0, self.plan.space.first << doublings)
+        # Far from what is known, keep step with doubling: a jump that fails costs less then.
+        doublings = int(size // self.plan.space.first).bit_length() - 1
+        in_step = self.plan.space.first << doublings
+        known = len(model.points) > 1 and size >= EXPLORING * aim
+        sizes = [size, in_step] if known else [in_step, size]
         allowed = [self._at_most(min(each, high - 1)) for each in sizes]
         return [each for each in allowed if each is not None and low < each < high]
 
@@ -307,8 +327,7 @@ class Search:
 
     def _left(self) -> int:
         """Trials left of the allowance for the largest size that ever fitted."""
-        reached = max((t.batch_size for t in self.trials if self.is_fit(t)), default=0)
-        return self.allowance(max(reached, self.plan.space.first)) - len(self.trials)
+        return self.allowance(max(self.reached, self.plan.space.first)) - len(self.trials)
 
     def _affordable(self, size: int) -> bool:
         """Whether doubling and bisection still do within the allowance after this trial."""

@@ -1,0 +1,38 @@
+"""What all tests share: how Hypothesis runs, and that no test leaves a process or a pipe behind."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+
+# Everyone runs the same examples, on machines that may be busy; AUTOBATCH_TEST_RANDOM=1 looks for
+# new ones, AUTOBATCH_TEST_EXAMPLES multiplies the number of them.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.register_profile("exploring", derandomize=False, deadline=None, print_blob=True)
+settings.load_profile("exploring" if os.environ.get("AUTOBATCH_TEST_RANDOM") else "repeatable")
+
+
+def open_files() -> dict[int, str]:
+    """What this process has open, by number."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:  # the listing's own
+            continue
+    return found
+
+
+@pytest.fixture
+def nothing_left_open() -> Iterator[None]:
+    """Fails the test if it leaves a file, a pipe or a child process behind."""
+    if not os.path.isdir("/proc/self/fd"):
+        pytest.skip("needs /proc")
+    before = open_files()
+    yield
+    assert open_files() == before
+    with pytest.raises(ChildProcessError):  # no child left, not even one that nobody waited for
+        os.waitpid(-1, os.WNOHANG)
