@@ -234,7 +234,8 @@ class Search:
         if model is not None:
             aim = model.largest_within(self.target_bytes)
             gain = aim * (1 - self.plan.precision / 2) - low
-            if self.plan.precision and gain < max(1.0, self._worth_a_trial(aim) * low):
+            seasoned = len(model.points) > 1 or self.fails is not None
+            if seasoned and self.plan.precision and gain < max(1.0, self._worth_a_trial(aim) * low):
                 assert self.plan.budget_bytes is not None
                 left = self.target_bytes - model.predict(low)
                 if left < NEAR_BUDGET * self.plan.budget_bytes:

@@ -6,8 +6,8 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO, TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 
 import click
 
@@ -22,7 +22,65 @@ _EXIT_CODES = """Exit codes: 0 found; 2 wrong usage; 3 nothing fits; 4 the model
 device; 6 trials died for an unknown reason; 7 the device changed; 130 interrupted."""
 
 
-@click.group(context_settings=_CONTEXT)
+class _Autobatch(click.Group):
+    """A group of commands whose own errors of usage look, and end, as those of a probe do."""
+
+    def main(
+        self, args: Sequence[str] | None = None, *others: Any, **settings: Any
+    ) -> Any:  # what click's own returns
+        if not settings.get("standalone_mode", True):
+            return super().main(args, *others, **settings)
+        _open_standard_streams()
+        given = list(sys.argv[1:] if args is None else args)
+        ours = given[: given.index("--")] if "--" in given else given
+        as_json = "--json" in ours
+        try:
+            sys.exit(super().main(given, *others, **{**settings, "standalone_mode": False}))
+        except click.ClickException as error:
+            from autobatch.errors import UsageError
+
+            if not given:  # newer versions of click raise their help
+                error.show()
+                sys.exit(error.exit_code)
+            _fail(UsageError(_advised(error)), as_json=as_json)
+        except click.Abort:
+            from autobatch.errors import ProbeInterrupted
+
+            _fail(ProbeInterrupted("Interrupted."), as_json=as_json)
+        except Exception as error:  # noqa: BLE001 - a bug of ours ends like everything else
+            import traceback
+
+            from autobatch.errors import AutobatchError
+
+            said = f"autobatch itself failed ({type(error).__name__}: {error})."
+            asked = "That is a bug: please report it with what follows."
+            bug = AutobatchError(f"{said} {asked}", details=traceback.format_exc())
+            _fail(bug, as_json=as_json)
+
+
+def _advised(error: click.ClickException) -> str:
+    """What click found wrong, and what to do about it."""
+    said = error.format_message().rstrip(".?")
+    said += "?" if "Did you mean" in said else "."
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    command = context.command_path if context else "autobatch"
+    if isinstance(error, click.NoSuchOption) and command.endswith("probe"):
+        said += f" Your script's own arguments go after --: {command} train.py -- --epochs 1."
+    return f"{said} {command} --help lists what there is."
+
+
+def _open_standard_streams() -> None:
+    """Fill the places of closed standard streams, or the next pipe would take them."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
+
+
+@click.group(cls=_Autobatch, context_settings=_CONTEXT)
 @click.version_option(package_name="keras-autobatch", prog_name="autobatch")
 def main() -> None:
     """Find the largest safe training batch size of a Keras model, prove it, and scale the
@@ -62,10 +120,15 @@ def _option(*names: str, **settings: Any) -> Callable[[_F], _F]:
     "--max",
     "maximum",
     type=int,
-    help="The largest batch size to consider.  [default: the data set's size]",
+    help="The largest batch size to consider.  [default: the data set's size, if any]",
 )
 @_option("--multiple-of", type=int, help="Only multiples of this.  [default: 1]")
-@click.option("--power-of-two", is_flag=True, default=None, help="Only powers of two.")
+@click.option(
+    "--power-of-two",
+    is_flag=True,
+    default=None,
+    help="Only powers of two.  [default: any size]",
+)
 @_option(
     "--precision",
     type=float,
@@ -103,9 +166,14 @@ def _option(*names: str, **settings: Any) -> Callable[[_F], _F]:
     "input_shapes",
     type=_Shape(),
     multiple=True,
-    help="Shape of an input with unknown dimensions, without the batch's. Repeatable.",
+    help="Shape of an input with unknown dimensions, without the batch's. Repeatable.  [default: "
+    "what the model says]",
 )
-@_option("--sequence-length", type=int, help="Length of inputs whose length is unknown.")
+@_option(
+    "--sequence-length",
+    type=int,
+    help="Length of inputs whose length is unknown.  [default: what the model says]",
+)
 @_option(
     "--base-batch-size",
     type=int,
@@ -135,7 +203,7 @@ def _option(*names: str, **settings: Any) -> Callable[[_F], _F]:
 @_option(
     "--backend",
     metavar="NAME",
-    help="tensorflow: overrides the back end that a script asks for.",
+    help="tensorflow: overrides the back end that a script asks for.  [default: the script's]",
 )
 @click.option(
     "--safe-mode/--no-safe-mode",
@@ -144,11 +212,25 @@ def _option(*names: str, **settings: Any) -> Callable[[_F], _F]:
 )
 @_option("--optimizer", help="For a model that is not compiled.  [default: adam]")
 @_option("--loss", help="For a model that is not compiled.  [default: by its last activation]")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
-@click.option("-q", "--quiet", is_flag=True, help="Show nothing while it runs.")
-@click.option("-v", "--verbose", is_flag=True, help="Show what the workers print.")
 @click.option(
-    "--log-file", type=click.Path(dir_okay=False), help="Write what the workers print to a file."
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print the result as JSON on stdout.  [default: as text]",
+)
+@click.option(
+    "-q", "--quiet", is_flag=True, help="Show nothing while it runs.  [default: what goes on]"
+)
+@click.option(
+    "-v",
+    "--verbose",
+    is_flag=True,
+    help="Show what the workers print, and whole tracebacks.  [default: neither]",
+)
+@click.option(
+    "--log-file",
+    type=click.Path(dir_okay=False),
+    help="Write what the workers print to a file.  [default: nowhere]",
 )
 def probe(
     target: str,
@@ -172,7 +254,7 @@ def probe(
     autobatch probe train.py --memory-limit 6GiB -- --data big
     autobatch probe model.py:build_model --json > result.json
     """
-    from autobatch.errors import AutobatchError, UsageError
+    from autobatch.errors import AutobatchError
 
     given = {name: value for name, value in options.items() if value not in (None, ())}
     if "input_shapes" in given:
@@ -184,9 +266,6 @@ def probe(
             result = run(target, arguments=arguments, observer=observer, **given)
     except AutobatchError as error:
         _fail(error, as_json=as_json, verbose=verbose)
-    except OSError as error:
-        failed = UsageError(f"{error.filename or 'The system'}: {error.strerror or error}.")
-        _fail(failed, as_json=as_json, verbose=verbose)
     else:
         _show(result, as_json=as_json, quiet=quiet)
 
@@ -234,12 +313,10 @@ def _print_scaled(scaled: LearningRate, *, as_json: bool) -> None:
     import msgspec
 
     if as_json:
-        _print(msgspec.json.encode(scaled).decode())
+        _answer(msgspec.json.encode(scaled).decode())
         return
-    _print(f"{scaled.learning_rate:.6g}")
-    notes = (f"{scaled.rule} rule: {scaled.reason}", *scaled.advice)
-    for note in notes:
-        click.echo(note, err=True)
+    _answer(f"{scaled.learning_rate:.6g}")
+    _write(sys.stderr, "\n".join((f"{scaled.rule} rule: {scaled.reason}", *scaled.advice)))
 
 
 # -- what is shown -------------------------------------------------------------------------------
@@ -279,8 +356,19 @@ def _watching(quiet: bool, verbose: bool, log_file: str | None) -> Iterator[Obse
         if log_file is None:
             yield view
             return
-        log = _Log(stack.enter_context(open(log_file, "w", encoding="utf-8")), view)
-        yield log
+        yield _Log(stack.enter_context(_log(log_file)), view)
+
+
+def _log(path: str) -> IO[str]:
+    from autobatch.errors import UsageError
+
+    try:
+        return open(path, "w", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"The log file {path} cannot be written ({error.strerror}). Name one in a folder that "
+            "exists and may be written to."
+        ) from error
 
 
 class _Log:
@@ -311,7 +399,10 @@ def _ended_by_signals() -> Iterator[None]:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before = {sign: signal.signal(sign, interrupt) for sign in (signal.SIGTERM, signal.SIGHUP)}
+    signals = (signal.SIGTERM, signal.SIGHUP)
+    # What is ignored stays so: nohup asks for that.
+    heard = [sign for sign in signals if signal.getsignal(sign) is not signal.SIG_IGN]
+    before = {sign: signal.signal(sign, interrupt) for sign in heard}
     try:
         yield
     finally:
@@ -323,31 +414,50 @@ def _show(result: ProbeResult, *, as_json: bool, quiet: bool) -> None:
     from autobatch.report.summary import summary
 
     if not as_json:
-        _print(summary(result, **_look(sys.stdout)))
+        _answer(summary(result, **_look(sys.stdout or sys.stderr)))
         return
     if not quiet:
-        _print(summary(result, **_look(sys.stderr)), sys.stderr)
-    _print(result.to_json())
+        _write(sys.stderr, summary(result, **_look(sys.stderr)))
+    _answer(result.to_json())
 
 
-def _fail(error: AutobatchError, *, as_json: bool, verbose: bool) -> None:
+def _fail(error: AutobatchError, *, as_json: bool, verbose: bool = False) -> NoReturn:
     from autobatch.report.summary import failure
 
-    if as_json:
+    if as_json and sys.stdout is not None:
         from autobatch.records import error_json
 
-        _print(error_json(error))
-    _print(failure(error, verbose=verbose, **_look(sys.stderr)), sys.stderr)
+        _write(sys.stdout, error_json(error))
+    _write(sys.stderr, failure(error, verbose=verbose, **_look(sys.stderr)))
     sys.exit(error.exit_code)
 
 
-def _print(text: str, stream: IO[str] | None = None) -> None:
-    """Write to stdout or stderr; a reader that has gone is no error of ours."""
-    stream = stream or sys.stdout
+def _answer(text: str) -> None:
+    """Write to stdout; where that is closed or full, to stderr, for the answer was expensive."""
+    if sys.stdout is None:
+        _write(sys.stderr, text)
+        return
+    failed = _write(sys.stdout, text)
+    if failed is not None:
+        _write(sys.stderr, f"Stdout takes no more ({failed.strerror}); the answer was:\n{text}")
+        sys.exit(1)
+
+
+def _write(stream: TextIO, text: str) -> OSError | None:
+    """Write a text and its line's end; returns why it could not be, if a reader still wants it.
+
+    A reader that has gone, such as `head`, is no error.
+    """
+    data = (text.rstrip("\n") + "\n").encode(
+        "utf-8" if text.startswith("{") else stream.encoding or "utf-8", "backslashreplace"
+    )
     try:
-        stream.write(text.rstrip("\n") + "\n")
         stream.flush()
-    except (BrokenPipeError, ValueError):
+        stream.buffer.write(data)
+        stream.buffer.flush()
+    except OSError as error:
         # What is still buffered would fail again at exit.
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return None if isinstance(error, BrokenPipeError) else error
+    return None

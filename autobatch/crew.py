@@ -6,6 +6,7 @@ Turns a request for a trial into a `Trial`, whatever becomes of the worker that 
 from __future__ import annotations
 
 import os
+import re
 import time
 
 from autobatch import devices, oom, protocol
@@ -109,12 +110,16 @@ class Crew:
             self._standby_prepared = True
         return prepared
 
-    def measure(self, batch_size: int, *, steps: int, validation: bool) -> Trial:
+    def measure(
+        self, batch_size: int, *, steps: int, validation: bool, enough_bytes: int | None
+    ) -> Trial:
         """Run a search trial; in a new worker where the last one died of the one before."""
         if self._searcher is None:
             self._searcher = self._start(SEARCH)
             self._prepare(self._searcher, SEARCH)
-        request = protocol.RunTrial(batch_size=batch_size, steps=steps, validation=validation)
+        request = protocol.RunTrial(
+            batch_size=batch_size, steps=steps, validation=validation, enough_bytes=enough_bytes
+        )
         trial, reusable = self._run(self._searcher, SEARCH, request)
         if not reusable:
             self._bury_searcher()
@@ -132,9 +137,10 @@ class Crew:
             proof=True,
         )
         try:
-            if prepared:
-                self._receive_prepared(worker, PROOF)
-            else:
+            if not prepared:
+                self._prepare(worker, PROOF)
+            elif not self._got_ready(worker):
+                worker = self._start(PROOF)
                 self._prepare(worker, PROOF)
             self._done = None
             trial, _ = self._run(worker, PROOF, request)
@@ -149,6 +155,17 @@ class Crew:
             return trial, None
         self._launcher.bury(worker)
         return trial, self._done
+
+    def _got_ready(self, standby: Worker) -> bool:
+        """Whether it loaded the target; one that died waiting, killed by others, is replaced."""
+        try:
+            self._receive_prepared(standby, PROOF)
+        except WorkerError:
+            if standby.process.poll() is None:
+                raise
+            self._launcher.bury(standby)
+            return False
+        return True
 
     def bury_all(self) -> None:
         """End every worker."""
@@ -209,7 +226,7 @@ class Crew:
             raise self._died_loading(worker, death.exit_status) from None
         except WorkerTimedOut:
             raise WorkerError(
-                f"A worker was still {self._phase} after {limit:g} s. If the script does long work "
+                f"A worker was still {doing(self._phase)} after {limit:g} s. If the script does long work "
                 "before fit, raise --load-timeout; if it trains with a loop of its own and never "
                 "calls fit, probe a function that returns its model.",
                 details=worker.log[-2000:],
@@ -224,16 +241,22 @@ class Crew:
             oom.Evidence(
                 log=worker.log,
                 exit_status=status,
-                phase=self._phase,
                 device=self.device.kind,
                 host_oom_kills=devices.host_oom_kills() - self._host_kills,
             )
         )
         if found.outcome in MEMORY:
             return self._nothing_fits(found)
+        if self._phase in ("starting", "importing"):
+            advice = "Run the command again; --verbose shows all that it wrote."
+        else:
+            advice = (
+                "Run the file by itself to see whether it dies there too. If its data lies on the "
+                "device (arrays, from_tensor_slices), it may be larger than the memory limit."
+            )
         return WorkerError(
-            f"A worker died while {self._phase}: {found.why}. If the data lies on the device "
-            "(arrays, from_tensor_slices), it may be larger than the memory limit.",
+            f"A worker died while {doing(self._phase)}, and nothing says that it was for lack of "
+            f"memory: {found.why.rstrip('.')}. {advice}",
             details=worker.log[-2000:],
         )
 
@@ -252,7 +275,7 @@ class Crew:
         limit = self.device.budget_bytes
         of = f" of {format_bytes(limit)}" if limit else ""
         return NothingFitsError(
-            f"Memory ran out while {self._phase}, before the first training step: the data and the "
+            f"Memory ran out while {doing(self._phase)}, before the first training step: the data and the "
             f"model alone exceed the limit{of} ({found.why}). Data given as arrays or through "
             "from_tensor_slices lies in the device's memory: read it in batches, or raise the "
             "limit.",
@@ -370,14 +393,31 @@ def model_error(
 ) -> ModelError:
     """The user's own error, with their traceback."""
     kind = failed.exception_types[0] if failed.exception_types else "an error"
-    first = failed.message.strip().splitlines()[:1]
-    said = f": {first[0][:300]}" if first else ""
+    said = _gist(failed.message)
     return ModelError(
-        f"{what}: it raised {kind} while {failed.phase}{said}",
-        details=failed.user_traceback,
-        traceback=failed.traceback,
+        f"{what}: it raised {kind} while {doing(failed.phase)}"
+        f"{f': {said}' if said else ''}. Correct that, and probe again.",
+        details=_STYLES.sub("", failed.user_traceback),
+        traceback=_STYLES.sub("", failed.traceback),
         trials=trials,
     )
+
+
+def doing(phase: str) -> str:
+    """A worker's stage as it follows `while`."""
+    words = {"step": "training", "validation": "validating", "tracing": "tracing its first step"}
+    return words.get(phase, phase)
+
+
+_STYLES = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def _gist(message: str) -> str:
+    """The line of an exception's text that says most: Keras puts where before what, in bold."""
+    lines = [line.strip() for line in _STYLES.sub("", message).splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].startswith("Exception encountered when calling"):
+        del lines[0]
+    return lines[0][:300].rstrip(".") if lines else ""
 
 
 def wrong_backend(backend: str) -> ModelError:

@@ -8,13 +8,17 @@ whenever the parent waits; its last bytes are kept as evidence.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import re
 import selectors
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +26,13 @@ from autobatch import protocol
 
 LOG_BYTES = 1 << 18  # of a worker's output are kept: a BFC report of an OOM has 100 kB
 _BOOT = "import sys; sys.path[:1] = []; sys.path.append({root!r}); import autobatch.worker as w; "
+
+
+_GREETING = re.compile(
+    r"^(?:WARNING: All log messages before absl::|.*\bcpu_feature_guard\.cc:|"
+    r"To enable the following instructions:).*\n",
+    re.MULTILINE,
+)
 
 
 class WorkerDied(Exception):  # noqa: N818 - an event of the protocol, not an error of ours
@@ -47,9 +58,10 @@ class Worker:
         self.name = name
         self._inbox = protocol.Inbox(protocol.Answer)
         self._log = bytearray()
-        child_in, self.requests = os.pipe()
-        self.answers, child_out = os.pipe()
-        self.output, child_log = os.pipe()
+        self._unsent = bytearray()
+        child_in, self.requests = _pipe()
+        self.answers, child_out = _pipe()
+        self.output, child_log = _pipe()
         root = str(Path(__file__).resolve().parent.parent)
         boot = _BOOT.format(root=root) + f"w.main({child_in}, {child_out}, {os.getpid()})"
         try:
@@ -69,24 +81,37 @@ class Worker:
         finally:
             for fd in (child_in, child_out, child_log):
                 os.close(fd)
-        os.set_blocking(self.answers, False)
-        os.set_blocking(self.output, False)
+        for fd in (self.requests, self.answers, self.output):
+            os.set_blocking(fd, False)
 
     @property
     def log(self) -> str:
-        """The end of what it wrote on stdout and stderr."""
-        return self._log.decode("utf-8", "replace")
+        """The end of what it wrote on stdout and stderr, less what TensorFlow always says."""
+        return _GREETING.sub("", self._log.decode("utf-8", "replace"))
 
     def clear_log(self) -> None:
         """Forget what it wrote so far: it belongs to trials that ended well."""
         self._log.clear()
 
     def send(self, message: protocol.Request) -> None:
-        """Write a request; a worker that died is noticed at the next receive."""
-        rest = memoryview(protocol.encode(message))
-        with contextlib.suppress(BrokenPipeError):
-            while rest:
-                rest = rest[os.write(self.requests, rest) :]
+        """Write a request; a worker that died is noticed at the next receive.
+
+        What the pipe does not take at once (a pickled closure may hold data, and the worker may
+        still be importing) goes on its way in `Launcher.receive`.
+        """
+        self._unsent += protocol.encode(message)
+        self.send_more()
+
+    def send_more(self) -> bool:
+        """Write what is still unsent; returns whether anything is left."""
+        try:
+            while self._unsent:
+                del self._unsent[: os.write(self.requests, self._unsent[: 1 << 16])]
+        except BlockingIOError:
+            pass
+        except BrokenPipeError:
+            self._unsent.clear()
+        return bool(self._unsent)
 
     def next_message(self) -> Any:
         """The next whole message that has come, or None."""
@@ -144,14 +169,17 @@ class Launcher:
         return self
 
     def __exit__(self, kind: Any, *_: object) -> None:
-        # After an interrupt the user waits for us: no asking then.
-        for worker in tuple(self._workers):
-            self.bury(worker, patience=0.0)
+        # After an interrupt the user waits for us: no asking then. And who presses Ctrl-C twice
+        # must not leave a worker behind.
+        with _uninterrupted():
+            for worker in tuple(self._workers):
+                self.bury(worker, patience=0.0)
 
     def start(self, name: str, environment: Mapping[str, str]) -> Worker:
         """Start a worker; it imports TensorFlow and then waits for `Prepare`."""
-        worker = Worker(name, environment)
-        self._workers.append(worker)
+        with _uninterrupted():  # between the fork and the list it would be nobody's
+            worker = Worker(name, environment)
+            self._workers.append(worker)
         return worker
 
     def receive(self, worker: Worker, deadline: float) -> Any:
@@ -168,7 +196,9 @@ class Launcher:
         """
         with selectors.DefaultSelector() as selector:
             for each in self._workers:
-                selector.register(each.output, selectors.EVENT_READ, each)
+                selector.register(each.output, selectors.EVENT_READ, partial(self._pump_one, each))
+                if each.send_more():
+                    selector.register(each.requests, selectors.EVENT_WRITE, each.send_more)
             selector.register(worker.answers, selectors.EVENT_READ, None)
             while True:
                 # Asked before the last read: a message written just before death still counts.
@@ -184,7 +214,7 @@ class Launcher:
                 # A pipe at its end stays readable, and one that a forked grandchild holds never
                 # ends: neither tells of a death, so the process is asked now and then.
                 for key, _ in selector.select(min(left, 0.1)):
-                    if key.data is not None and not self._pump_one(key.data):
+                    if key.data is not None and not key.data():
                         selector.unregister(key.fileobj)
                     elif key.data is None and status is None:
                         time.sleep(0.001)
@@ -205,3 +235,36 @@ class Launcher:
         if data:
             self._on_output(worker.name, data.decode("utf-8", "replace"))
         return bool(data)
+
+
+def _pipe() -> tuple[int, int]:
+    """A pipe beside the standard streams, whose places are free where the caller closed them."""
+    ends = os.pipe()
+    try:
+        high = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3) for end in ends]
+    finally:
+        for end in ends:
+            os.close(end)
+    return high[0], high[1]
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold Ctrl-C and its kin back until the block is through."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # their handlers never run in this thread
+        return
+    came: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
+    handlers = {}
+    for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        handler = signal.getsignal(sign)
+        if callable(handler):  # Python's own; the kernel's are left as they are
+            handlers[sign] = handler
+            signal.signal(sign, lambda *event, then=handler: came.append((then, event)))
+    try:
+        yield
+    finally:
+        for sign, handler in handlers.items():
+            signal.signal(sign, handler)
+        for then, event in came[:1]:
+            then(*event)

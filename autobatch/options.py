@@ -9,10 +9,26 @@ import msgspec
 
 from autobatch.errors import UsageError
 from autobatch.learning_rate import RULES
-from autobatch.sizes import LARGEST
+from autobatch.sizes import LARGEST, SizeSpace
 from autobatch.units import parse_bytes, parse_share_or_bytes
 
 DEVICES = "auto, cpu, gpu or gpu:N"
+
+# The command's names of options, where they are not the fields' own.
+FLAGS = {
+    "minimum": "--min",
+    "maximum": "--max",
+    "base_learning_rate": "--base-lr",
+    "learning_rate_rule": "--lr-rule",
+    "input_shapes": "--input-shape",
+    "run_as": "--as",
+    "fit_call": "--fit",
+}
+
+
+def _named(field: str) -> str:
+    """A field as it is called in Python and in the command."""
+    return f"{field} ({FLAGS.get(field, '--' + field.replace('_', '-'))})"
 
 
 class ProbeOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,16 +100,19 @@ class ProbeOptions(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             UsageError: An option is unknown, of the wrong type, or out of its range.
         """
-        try:
-            made = msgspec.convert(options, cls, strict=True)
-        except msgspec.ValidationError as error:
-            raise UsageError(f"An option is not what it should be: {error}.") from error
         unknown = set(options) - set(cls.__struct_fields__)
         if unknown:
             raise UsageError(
                 f"Unknown option {sorted(unknown)[0]!r}; there are "
                 f"{', '.join(cls.__struct_fields__)}."
             )
+        try:
+            made = msgspec.convert(options, cls, strict=True)
+        except msgspec.ValidationError as error:
+            said, _, path = str(error).partition(" - at `$.")
+            name = next((n for n in options if path.rstrip("`").split("[")[0] == n), "an option")
+            received = f"; received {options[name]!r}" if name in options else ""
+            raise UsageError(f"{_named(name)}: {said.lower()}{received}.") from error
         made._check()
         return made
 
@@ -102,14 +121,16 @@ class ProbeOptions(msgspec.Struct, frozen=True, kw_only=True):
         for name in (*counts, "sequence_length", "fit_call"):
             value = getattr(self, name)
             if value is not None and not 1 <= value <= LARGEST:
-                raise UsageError(f"{name} must be a whole number from 1 on; received {value}.")
+                raise UsageError(
+                    f"{_named(name)} must be a whole number from 1 on; received {value}."
+                )
         for name in ("timeout", "load_timeout", "total_timeout", "base_learning_rate"):
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
-                raise UsageError(f"{name} must be a positive number; received {value}.")
+                raise UsageError(f"{_named(name)} must be a positive number; received {value}.")
         if not 0 <= self.precision < 1:
             raise UsageError(
-                f"precision must be a share from 0 (exact) to below 1, such as 0.02; "
+                f"{_named('precision')} must be a share from 0 (exact) to below 1, such as 0.02; "
                 f"received {self.precision}."
             )
         choices = {
@@ -120,15 +141,25 @@ class ProbeOptions(msgspec.Struct, frozen=True, kw_only=True):
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 words = ", ".join(str(a) for a in allowed if a is not None)
-                raise UsageError(f"{name} must be {words}; received {getattr(self, name)!r}.")
+                raise UsageError(
+                    f"{_named(name)} must be {words}; received {getattr(self, name)!r}."
+                )
         if self.memory_limit is not None:
-            parse_bytes(self.memory_limit, "memory_limit")
+            parse_bytes(self.memory_limit, _named("memory_limit"))
         if self.headroom is not None:
-            parse_share_or_bytes(self.headroom, "headroom")
+            parse_share_or_bytes(self.headroom, _named("headroom"))
+        # Makes no sense whatever the model is: said before a worker starts.
+        largest = self.maximum or LARGEST
+        try:
+            SizeSpace(self.minimum, largest, self.multiple_of, power_of_two=self.power_of_two)
+        except UsageError as error:
+            flags = "--min, --max, --multiple-of or --power-of-two"
+            raise UsageError(f"{error.message.rstrip('.')}. Change {flags}.") from error
         for name, shape in self.input_shapes.items():
             if not all(size >= 1 for size in shape):
                 raise UsageError(
-                    f"input_shapes must hold positive sizes; received {list(shape)} for {name!r}."
+                    f"{_named('input_shapes')} must hold positive sizes; "
+                    f"received {list(shape)} for {name!r}."
                 )
 
     def headroom_bytes(self, budget_bytes: int) -> int | None:

@@ -194,7 +194,9 @@ class _Probe:
         near = aim is not None and batch_size >= NEAR * aim
         steps = self._options.steps if near else min(SMALL_STEPS, self._options.steps)
         validated = any(t.proof and t.phase == "validation" for t in self.search.trials)
-        return crew.measure(batch_size, steps=steps, validation=validated)
+        return crew.measure(
+            batch_size, steps=steps, validation=validated, enough_bytes=self._budget
+        )
 
     def _prove(self, crew: Crew, batch_size: int) -> Trial:
         self._observe(TrialStarted(batch_size, proof=True))

@@ -84,12 +84,14 @@ class RunTrial(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         validation: Validate afterwards.
         proof: Also run what else a training does: a smaller last batch, and the beginning of a
             second epoch.
+        enough_bytes: Stop after a step that needed more than this: more is not asked.
     """
 
     batch_size: int
     steps: int
     validation: bool = False
     proof: bool = False
+    enough_bytes: int | None = None
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True, tag=True):

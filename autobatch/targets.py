@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import inspect
 import os
+import platform
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,12 +43,21 @@ def resolve(target: Any, arguments: Sequence[str] = (), *, run_as: str = "auto")
 
 
 def _from_text(text: str, arguments: tuple[str, ...], run_as: str) -> Target:
+    for each in (text, *arguments):
+        if not each.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in each):
+            raise UsageError(f"{each!r} is not valid UTF-8; rename the file or the argument.")
     where, colon, name = text.rpartition(":")
     if not colon or (Path(text).exists() and not Path(where).exists()):
-        where, name = text, ""
+        where, name, colon = text, "", ""
+    if not where or (colon and not name):
+        raise UsageError(f"TARGET is incomplete; received {text!r}. {_FORMS}")
     path = Path(where)
     if path.suffix == ".keras":
         _require_file(path)
+        if name:
+            raise UsageError(
+                f"{where} is a saved model and holds no {name!r}; leave out what follows the colon."
+            )
         return Target(kind="saved", path=str(path.resolve()), arguments=arguments)
     if path.suffix == ".py" or os.sep in where or path.exists():
         _check_python(path)
@@ -54,39 +66,64 @@ def _from_text(text: str, arguments: tuple[str, ...], run_as: str) -> Target:
         return Target(kind=kind, path=absolute, name=name or None, arguments=arguments)
     if name and all(part.isidentifier() for part in where.split(".")):
         return Target(kind="factory", module=where, name=name, arguments=arguments)
-    raise UsageError(
-        f"There is no file {where!r}. TARGET is a Python file (train.py), a function in one "
-        "(model.py:build_model), a function in a module (package.module:build_model), or a saved "
-        "model (model.keras)."
-    )
+    raise UsageError(f"There is no file {where!r}. {_FORMS}")
+
+
+_FORMS = (
+    "TARGET is a Python file (train.py), a function in one (model.py:build_model), a function in a "
+    "module (package.module:build_model), or a saved model (model.keras)."
+)
 
 
 def _require_file(path: Path) -> None:
-    if not path.is_file():
-        what = "is a directory" if path.is_dir() else "does not exist"
-        raise UsageError(f"{path} {what}; expected a Python file or a saved .keras model.")
+    if path.is_file():
+        return
+    if (path / "saved_model.pb").exists():
+        raise UsageError(f"{path} is a TensorFlow SavedModel. {_SAVE_AS_KERAS}")
+    what = "is a directory" if path.is_dir() else "does not exist" if not path.exists() else ""
+    raise UsageError(
+        f"{path} {what or 'is no regular file'}; expected a Python file or a saved .keras model."
+    )
+
+
+_SAVE_AS_KERAS = "Load it where it was made and save it anew, compiled: model.save('model.keras')."
 
 
 def _check_python(path: Path) -> None:
     _require_file(path)
-    try:
-        source = importlib.util.decode_source(path.read_bytes())
-        compile(source, str(path), "exec", dont_inherit=True)
-    except (UnicodeDecodeError, ValueError) as error:
-        if isinstance(error, SyntaxError):
-            raise
+    if path.suffix in (".h5", ".hdf5"):
+        raise UsageError(f"{path} is a model in the old HDF5 format. {_SAVE_AS_KERAS}")
+    if path.suffix == ".ipynb":
         raise UsageError(
-            f"{path} is not a Python file ({error}); expected a training script, a file with a "
-            "build_model function, or a saved .keras model."
-        ) from error
+            f"{path} is a notebook. Call autobatch.probe(build_model) in it, or make a script of "
+            "it: jupyter nbconvert --to script."
+        )
+    expected = (
+        "expected a training script, a file with a build_model function, or a saved .keras model."
+    )
+    if path.suffix not in ("", ".py", ".pyw"):
+        raise UsageError(f"{path} is not a Python file, by its name; {expected}")
+    try:
+        raw = path.read_bytes()
+        # A null byte is a ValueError to some versions of Python, and a syntax error to others.
+        source = "" if b"\0" in raw else importlib.util.decode_source(raw)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the worker will compile it again, and say them
+            compile(source, str(path), "exec", dont_inherit=True)
     except OSError as error:
         raise UsageError(f"{path} could not be read: {error.strerror}.") from error
-    except SyntaxError as error:
-        if path.suffix != ".py":
-            raise UsageError(f"{path} is not a Python file.") from error
-        shown = f"{path}, line {error.lineno}: {error.msg}"
-        line = (error.text or "").rstrip()
-        raise ModelError(f"The file has a syntax error: {shown}.", details=line) from error
+    except (UnicodeDecodeError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        if isinstance(error, SyntaxError) and error.lineno is not None and path.suffix:
+            shown = f"{path}, line {error.lineno}: {error.msg}"
+            line = (error.text or "").rstrip()
+            raise ModelError(
+                f"The file has a syntax error: {shown}. Correct it; this is Python "
+                f"{platform.python_version()}.",
+                details=line,
+            ) from error
+        raise UsageError(f"{path} is not a Python file ({error}); {expected}") from error
+    if b"\0" in raw:
+        raise UsageError(f"{path} is not a Python file (it holds null bytes); {expected}")
 
 
 def literal_environment(target: Target) -> dict[str, str]:
@@ -99,7 +136,10 @@ def literal_environment(target: Target) -> dict[str, str]:
         return {}
     source = importlib.util.decode_source(Path(target.path).read_bytes())
     found: dict[str, str] = {}
-    for node in ast.parse(source).body:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        body = ast.parse(source).body
+    for node in body:
         name, value, always = _assignment(node)
         if name.startswith(_READ_AT_IMPORT) and (always or name not in os.environ):
             found[name] = value
@@ -162,25 +202,57 @@ class PickledModel:
             )
 
 
+class _WithPaths:
+    """A pickle that is read where its imports are found: with the `sys.path` of its writer."""
+
+    def __init__(self, content: Any) -> None:
+        self._content = content
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        import cloudpickle
+
+        return _revive, (list(sys.path), bytes(cloudpickle.dumps(self._content)))
+
+
+def _revive(paths: Sequence[str], content: bytes) -> Any:
+    import cloudpickle
+
+    sys.path[:] = [*paths, *(path for path in sys.path if path not in paths)]
+    return cloudpickle.loads(content)
+
+
 def _pickled(target: Any) -> bytes:
     import cloudpickle
 
-    what = f"the {type(target).__name__} {getattr(target, '__name__', '')!r}"
+    what = f"the {type(target).__name__} {getattr(target, '__name__', '')}".rstrip()
     keras = sys.modules.get("keras")
+    homes = {kind.__module__.split(".")[0] for kind in type(target).__mro__}
+    if "tf_keras" in homes:
+        raise ModelError(
+            "The target is a legacy tf_keras (Keras 2) model; autobatch works with Keras 3. "
+            "Unset TF_USE_LEGACY_KERAS and import keras instead of tf_keras."
+        )
     try:
         if keras is not None and isinstance(target, keras.Model):
             what = f"the model {target.name!r}"
             if not target.compiled:
                 raise UsageError(f"{what} is not compiled; call its compile() first.")
+            if not target.built:
+                raise UsageError(
+                    f"{what} is not built: nothing says the shape of its inputs. Give it a "
+                    "keras.Input or call its build(), or pass a function that makes it."
+                )
             target = _pickled_model(target)
-        return bytes(cloudpickle.dumps(target))
+        return bytes(cloudpickle.dumps(_WithPaths(target)))
     except UsageError:
         raise
     except Exception as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:300]
         raise ModelError(
-            f"{what[0].upper()}{what[1:]} cannot be sent to a worker process ({error}). Pass a "
+            f"{what[0].upper()}{what[1:]} cannot be sent to a worker process ({said}). Pass a "
             "function without arguments that builds and compiles the model, or name one in a file: "
-            "autobatch.probe('model.py:build_model')."
+            "autobatch.probe('model.py:build_model').",
+            details=str(error),
         ) from error
 
 
@@ -191,13 +263,27 @@ def _pickled_model(model: Any) -> PickledModel:
         path = Path(folder) / "model.keras"
         model.save(path)
         saved = path.read_bytes()
-    parts = [model, model.optimizer, model.loss, *model._flatten_layers()]
-    own = {
-        kind.__name__: kind
-        for part in parts
-        for kind in type(part).__mro__
-        if kind.__module__.split(".")[0] not in ("keras", "builtins", "tensorflow")
-    }
-    if callable(model.loss) and hasattr(model.loss, "__name__"):
-        own[model.loss.__name__] = model.loss
-    return PickledModel(saved, own)
+    return PickledModel(saved, _own_objects(model))
+
+
+def _own_objects(model: Any) -> dict[str, Any]:
+    """The user's classes and functions in a model, by the names that Keras looks them up under.
+
+    Layers and what they hold (activations, initializers, regularizers), the optimizer, and what
+    was given to `compile`.
+    """
+    import keras
+
+    compiled = getattr(model, "_compile_config", None)
+    holders = [*model._flatten_layers(), model.optimizer]
+    parts = [*holders, *keras.tree.flatten(getattr(compiled, "config", {}))]
+    for holder in holders:  # Keras wraps methods such as build; they are no objects of the model's
+        parts += [part for name, part in vars(holder).items() if not hasattr(type(holder), name)]
+    own: dict[str, Any] = {}
+    for part in parts:
+        kinds = (part,) if inspect.isfunction(part) else type(part).__mro__
+        for kind in kinds:
+            known = kind.__module__.split(".")[0] in ("keras", "builtins")
+            if not known and (inspect.isfunction(kind) or hasattr(kind, "from_config")):
+                own[kind.__name__] = own[keras.saving.get_registered_name(kind)] = kind
+    return own

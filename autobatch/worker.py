@@ -21,6 +21,7 @@ import traceback
 from typing import NoReturn
 
 from autobatch import protocol
+from autobatch.errors import DeviceError
 
 _PR_SET_PDEATHSIG = 1
 
@@ -33,7 +34,14 @@ def main(read_fd: int, write_fd: int, parent_pid: int) -> NoReturn:
     channel = protocol.Channel(read_fd, write_fd)
     try:
         channel.send(protocol.Stage(stage="importing"))
-        channel.send(_import())
+        try:
+            channel.send(_import())
+        except Exception as error:
+            from autobatch.engine import failures
+
+            traceback.print_exc()
+            channel.send(failures.describe(_no_tensorflow(error), phase="importing"))
+            leave(1)
         request = channel.receive()
         if request is not None:
             assert isinstance(request, protocol.Prepare)
@@ -68,6 +76,15 @@ def _import() -> protocol.Imported:
         "keras": getattr(sys.modules.get("keras"), "__version__", "unknown"),
     }
     return protocol.Imported(versions=versions)
+
+
+def _no_tensorflow(error: Exception) -> DeviceError:
+    said = (str(error).strip().splitlines() or [""])[0][:300].rstrip(".")
+    return DeviceError(
+        f"TensorFlow could not be imported ({type(error).__name__}: {said}). Try "
+        f"{sys.executable} -c 'import tensorflow'; pip install 'keras-autobatch[cpu]' or "
+        "'keras-autobatch[gpu]' installs a build of it."
+    )
 
 
 def _die_with(parent_pid: int) -> None:

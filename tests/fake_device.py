@@ -96,7 +96,7 @@ class Scenario:
 
     @property
     def limit(self) -> int:
-        return int(self.budget * self.room)
+        return int(self.budget * self.room) if self.measured else self.budget
 
     @property
     def monotonic(self) -> bool:
@@ -139,30 +139,57 @@ class Scenario:
     def run(self) -> Ending:
         """Search it."""
         device = _Device(self)
-        reached = 0
-
-        def on_trial(search: Search) -> None:
-            nonlocal reached
-            fitted = [t.batch_size for t in search.trials if search.is_fit(t)]
-            reached = max([reached, *fitted])
-
-        search, end = run(self.plan(), device.try_size, device.prove, on_trial=on_trial)
-        return Ending(search, end, reached)
+        search, end = run(self.plan(), device.try_size, device.prove)
+        return Ending(self, search, end)
 
 
 @dataclass(frozen=True)
 class Ending:
-    """How a search ended.
+    """How a search of a scenario ended.
 
     Attributes:
+        scenario: Which.
         search: With all its trials.
         end: Its last word.
-        reached: The largest size that ever counted as fitting.
     """
 
+    scenario: Scenario
     search: Search
     end: Done | GiveUp
-    reached: int
+
+    @property
+    def answer(self) -> int:
+        """The size found; 0 for none."""
+        return self.end.batch_size if isinstance(self.end, Done) else 0
+
+    @property
+    def trials(self) -> int:
+        """How many there were."""
+        return len(self.search.trials)
+
+    @property
+    def misses(self) -> int:
+        """Trials that did not go through: on TensorFlow these cost 10 s each."""
+        return sum(t.outcome is not Outcome.FITS for t in self.search.trials)
+
+    @property
+    def reached(self) -> int:
+        """The largest size that went through within the budget, the headroom apart."""
+        return max(
+            (
+                t.batch_size
+                for t in self.search.trials
+                if t.outcome is Outcome.FITS
+                and (t.proof or t.peak_bytes is None or t.peak_bytes <= self.scenario.budget)
+            ),
+            default=0,
+        )
+
+    @property
+    def best(self) -> int:
+        """The true answer for monotonic scenarios: what the budget less the headroom holds."""
+        held = self.search.target_bytes if self.scenario.measured else self.scenario.budget
+        return self.scenario.largest_within(held)
 
     @property
     def story(self) -> str:

@@ -98,7 +98,7 @@ class _Session:
         }
 
     def _trial(self, training: Training, memory: device.DeviceMemory, request: RunTrial) -> Any:
-        recorder = trial.Recorder(memory, self._on_stage)
+        recorder = trial.Recorder(memory, self._on_stage, request.enough_bytes)
         try:
             return trial.run(training, recorder, request, static=self._static or request.proof)
         except BaseException as error:  # noqa: BLE001

@@ -29,9 +29,14 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         not_a_number: A loss was no number.
     """
 
-    def __init__(self, memory: DeviceMemory, on_stage: Callable[[str, int, int], None]) -> None:
+    def __init__(
+        self,
+        memory: DeviceMemory,
+        on_stage: Callable[[str, int, int], None],
+        enough_bytes: int | None = None,
+    ) -> None:
         super().__init__()
-        self._memory, self._on_stage = memory, on_stage
+        self._memory, self._on_stage, self._enough_bytes = memory, on_stage, enough_bytes
         self.peaks: list[int] = []
         self.seconds: list[float] = []
         self.other_peak = 0
@@ -56,7 +61,8 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         self.peaks.append(self._memory.peak_bytes())
         self._memory.reset_peak()
         self.not_a_number |= math.isnan(loss)
-        if len(self.peaks) >= self._until:
+        enough = self._enough_bytes is not None and self.peaks[-1] > self._enough_bytes
+        if len(self.peaks) >= self._until or enough:
             self.model.stop_training = True
 
     def on_test_begin(self, logs: Any = None) -> None:

@@ -1,0 +1,3 @@
+"""A script that never calls `fit` and holds no model."""
+
+print("nothing to train here")

@@ -1,0 +1,530 @@
+"""The search against devices that follow a script: what it answers, and what that costs."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import statistics
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from fake_device import MIB, Ending, Scenario, Thresholds
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from autobatch.batch_search import Done, GiveUp, Plan, Prove, Search, Try, run
+from autobatch.errors import UsageError
+from autobatch.records import Outcome, Trial
+from autobatch.sizes import SizeSpace
+
+FITS, OOM, FAILED = Outcome.FITS, Outcome.OUT_OF_MEMORY, Outcome.FAILED
+EXAMPLES = int(2500 * float(os.environ.get("AUTOBATCH_TEST_EXAMPLES", "1")))
+
+
+def search(
+    device: Thresholds, *, precision: float = 0.0, space: SizeSpace | None = None
+) -> tuple[Search, Done | GiveUp]:
+    plan = Plan(space=space or SizeSpace(maximum=1000), precision=precision)
+    return run(plan, device.try_size, device.prove)
+
+
+def plain_cost(capacity: int, first: int = 1) -> int:
+    """Trials of doubling and bisection as anyone would write them, and one proof."""
+    trials, low, high = 0, 0, first
+    while True:
+        trials += 1
+        if high > capacity:
+            break
+        low, high = high, 2 * high
+    while low and high - low > 1:
+        trials += 1
+        middle = (low + high) // 2
+        low, high = (middle, high) if middle <= capacity else (low, middle)
+    return trials + 1
+
+
+# -- exact, and cheap ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("capacity", [0, 1, 2, 3, 7, 64, 999])
+def test_search_is_exact_and_cheap(capacity: int) -> None:
+    device = Thresholds.capacity(capacity)
+    _, end = search(device)
+    if capacity:
+        assert end == Done(capacity)
+        assert device.proofs == [capacity]
+    else:
+        assert isinstance(end, GiveUp)
+        assert (end.last.batch_size, end.last.outcome) == (1, OOM)
+        assert device.proofs == []
+    assert len(device.tried) <= 2 * max(1, capacity).bit_length() + 1
+
+
+def test_search_is_exact_at_every_capacity() -> None:
+    for capacity in range(1, 300):
+        device = Thresholds.capacity(capacity)
+        result, end = search(device)
+        assert end == Done(capacity)
+        assert len(device.tried) <= result.allowance(capacity)
+
+
+@pytest.mark.parametrize("octave", [1, 2, 4, 8, 64, 512])
+def test_allowance_is_what_plain_doubling_and_bisection_cost_at_worst(octave: int) -> None:
+    plain = Search(Plan(SizeSpace(maximum=1 << 20), precision=0.0))
+    worst = max(plain_cost(capacity) for capacity in range(octave, 2 * octave))
+    for capacity in range(octave, 2 * octave):
+        assert plain.allowance(capacity) == worst
+
+
+def test_precision_saves_trials_and_costs_no_more_than_it_says() -> None:
+    for capacity in range(1, 2000, 7):
+        coarse, exact = Thresholds.capacity(capacity), Thresholds.capacity(capacity)
+        space = SizeSpace(maximum=1 << 20)
+        result, end = search(coarse, precision=0.05, space=space)
+        search(exact, space=space)
+        assert isinstance(end, Done)
+        assert 0.95 * capacity - 1 <= end.batch_size <= capacity
+        assert len(coarse.tried) <= min(len(exact.tried), result.allowance(end.batch_size))
+    assert len(coarse.tried) <= len(exact.tried) - 4
+
+
+@pytest.mark.parametrize(
+    ("space", "answer"),
+    [
+        (SizeSpace(maximum=50), 50),
+        (SizeSpace(minimum=20), 100),
+        (SizeSpace(multiple_of=8), 96),
+        (SizeSpace(power_of_two=True), 64),
+        (SizeSpace(power_of_two=True, multiple_of=16, maximum=1000), 64),
+        (SizeSpace(minimum=100, maximum=100), 100),
+        (SizeSpace(minimum=97, maximum=99, multiple_of=7), 98),
+        (SizeSpace(maximum=1), 1),
+    ],
+    ids=str,
+)
+def test_sizes_outside_of_the_space_are_never_tried(space: SizeSpace, answer: int) -> None:
+    device = Thresholds.capacity(100)
+    assert search(device, space=space)[1] == Done(answer)
+    assert all(space.at_most(t.batch_size) == t.batch_size for t in device.tried)
+
+
+def test_a_space_above_the_capacity_gives_up() -> None:
+    device = Thresholds.capacity(100)
+    _, end = search(device, space=SizeSpace(minimum=101))
+    assert isinstance(end, GiveUp)
+    assert end.last.batch_size == 101
+    assert len(device.tried) == 2
+
+
+# -- whatever the memory curve -------------------------------------------------------------------
+
+
+@st.composite
+def spaces(draw: st.DrawFn) -> SizeSpace:
+    maximum = draw(st.sampled_from([40, 200, 5000, 10**6]))
+    minimum = draw(st.sampled_from([1, 1, 1, 3, 16]))
+    power_of_two = draw(st.sampled_from([False, False, False, True]))
+    multiple_of = draw(st.sampled_from([1, 8] if power_of_two else [1, 1, 1, 6, 8]))
+    return SizeSpace(minimum, maximum, multiple_of, power_of_two)
+
+
+@st.composite
+def scenarios(draw: st.DrawFn) -> Scenario:
+    return Scenario(
+        kind=draw(
+            st.sampled_from(["linear", "kinked", "stepped", "quadratic", "flat", "bumpy"]),
+        ),
+        resident_mib=draw(st.floats(0, 400)),
+        mib_per_sample=10 ** draw(st.floats(-3, 2.5)),
+        bend=draw(st.sampled_from([1, 3, 7, 30, 64, 200, 1000, 3000])),
+        factor=draw(st.sampled_from([0.0, 0.1, 0.5, 1.0, 3.0, 6.0])),
+        budget_mib=draw(st.sampled_from([256, 512, 1024, 8000])),
+        room=draw(st.sampled_from([1.0, 1.3, 2.0, 4.0])),
+        noise=draw(st.sampled_from([0.0, 0.0, 0.02, 0.05, 0.15])),
+        zone=draw(st.sampled_from([0.3, 0.7, 0.9])),
+        deaths=draw(st.sampled_from([0.0, 0.0, 0.2, 0.6, 1.0])),
+        precision=draw(st.sampled_from([0.0, 0.02, 0.1])),
+        headroom_mib=draw(st.sampled_from([None, 0, 20])),
+        usual_size=draw(st.sampled_from([None, 32])),
+        measured=draw(st.sampled_from([True, True, True, False])),
+        space=draw(spaces()),
+        seed=draw(st.integers(0, 2**32)),
+    )
+
+
+# Found on the way: the headroom grew with the noise and took back what had fitted, and the
+# search then closed in on the edge one by one.
+CREEPING = Scenario(
+    kind="kinked",
+    resident_mib=126.0,
+    mib_per_sample=0.0018,
+    bend=3000,
+    factor=1.0,
+    budget_mib=1024,
+    noise=0.05,
+    precision=0.0,
+    space=SizeSpace(maximum=10**6),
+    seed=1115,
+)
+
+
+@settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.too_slow])
+@given(scenarios())
+@example(CREEPING)
+def test_any_search_ends_within_its_allowance_with_a_size_that_was_proven(
+    scenario: Scenario,
+) -> None:
+    ending = scenario.run()  # the device ends the test where the search does not end
+    space, reached = scenario.space, max(ending.reached, scenario.space.first)
+    assert ending.trials <= ending.search.allowance(reached), ending.story
+    assert all(space.at_most(t.batch_size) == t.batch_size for t in ending.search.trials)
+    if isinstance(ending.end, Done):
+        passed = [t.batch_size for t in ending.search.trials if t.proof and t.outcome is FITS]
+        assert ending.answer in passed, ending.story
+        assert space.minimum <= ending.answer <= space.maximum
+        failed = [t.batch_size for t in ending.search.trials if t.proof and t.outcome is not FITS]
+        assert ending.answer < min(failed, default=math.inf), ending.story
+    else:
+        assert ending.end.last in ending.search.trials
+    if scenario.monotonic:
+        check_against_the_truth(ending)
+
+
+def check_against_the_truth(ending: Ending) -> None:
+    """What must hold where a size that fits always fits, and so does every smaller one."""
+    scenario, best = ending.scenario, ending.best
+    assert (ending.answer > 0) == (best > 0), ending.story
+    assert ending.answer <= best, ending.story
+    if best:
+        assert ending.trials <= ending.search.allowance(ending.answer), ending.story
+    if scenario.precision == 0:
+        assert ending.answer == best, ending.story
+
+
+# -- room to look beyond the budget --------------------------------------------------------------
+
+
+def smooth(seed: int, kind: str) -> Scenario:
+    """A smooth curve that the device has room to look beyond, and no size below is refused."""
+    drawn = random.Random(seed)
+    return Scenario(
+        kind=kind,
+        resident_mib=drawn.uniform(0, 200),
+        mib_per_sample=10 ** drawn.uniform(-2, 1),
+        bend=drawn.choice([3, 30, 300, 3000]),
+        factor=drawn.choice([0.1, 1.0, 6.0]),
+        budget_mib=drawn.choice([512, 1024, 8000]),
+        room=drawn.choice([2.0, 4.0]),
+        noise=drawn.choice([0.0, 0.02, 0.05]),
+        usual_size=drawn.choice([None, 32]),
+        space=SizeSpace(),
+        seed=seed,
+    )
+
+
+def endings(kind: str, count: int) -> list[Ending]:
+    found = [smooth(seed, kind).run() for seed in range(count)]
+    # Where the truth is a handful of samples the first doubling already runs into the limit.
+    return [each for each in found if each.best >= 8]
+
+
+def test_a_straight_line_with_room_never_runs_out_of_memory() -> None:
+    ended = endings("linear", 400)
+    assert len(ended) > 300
+    for each in ended:
+        assert each.misses == 0, each.story
+        # noise only adds, so the truth without it is an upper bound
+        assert each.answer >= 0.9 * each.best - 1, (each.best, each.story)
+        # two or three trials to learn the line, up to three at its end, a proof
+        assert each.trials <= 8, each.story
+    assert statistics.median(each.answer / each.best for each in ended) >= 0.95
+
+
+def test_a_curve_with_room_is_followed_to_its_edge() -> None:
+    ended = endings("quadratic", 400)
+    assert len(ended) > 250
+    for each in ended:
+        assert each.misses <= 2, each.story
+        assert each.answer >= 0.9 * each.best - 1, (each.best, each.story)
+    assert sum(each.misses == 0 for each in ended) >= 0.9 * len(ended)
+
+
+def test_measured_peaks_are_cheaper_than_yes_and_no() -> None:
+    told, blind = [], []
+    for seed in range(100):
+        scenario = replace(smooth(seed, "linear"), noise=0.0)
+        told.append(scenario.run().trials)
+        blind.append(replace(scenario, measured=False).run().trials)
+    assert statistics.median(told) <= 0.6 * statistics.median(blind)
+
+
+def test_the_tutorials_models_at_their_budgets() -> None:
+    """Curves like those of scripts/examples: no miss, few trials, close to the edge."""
+    for scenario in (
+        Scenario(resident_mib=13, mib_per_sample=5.3, budget_mib=512),
+        Scenario(resident_mib=70, mib_per_sample=0.3, bend=40, factor=1.9, kind="kinked",
+                 budget_mib=256),
+        Scenario(resident_mib=70, mib_per_sample=0.57, budget_mib=1024),
+        Scenario(resident_mib=340, mib_per_sample=8, budget_mib=768),
+        Scenario(resident_mib=50, mib_per_sample=0.1, bend=50, factor=1.0, kind="quadratic",
+                 budget_mib=1024),
+    ):  # fmt: skip
+        for seed in range(5):
+            ending = replace(scenario, room=4.0, noise=0.04, seed=seed).run()
+            assert ending.misses == 0, ending.story
+            assert ending.trials <= 8, ending.story
+            assert ending.answer >= 0.9 * ending.best, (ending.best, ending.story)
+
+
+# -- headroom ------------------------------------------------------------------------------------
+
+
+def test_the_headroom_follows_the_spread_between_its_bounds() -> None:
+    still = Scenario(room=4.0, noise=0.0).run().search
+    loose = Scenario(room=4.0, noise=0.04).run().search
+    wild = Scenario(room=4.0, noise=0.5).run().search
+    budget = 512 * MIB
+    assert still.headroom_bytes == int(0.01 * budget)
+    assert 0.015 * budget < loose.headroom_bytes <= 0.04 * budget
+    assert wild.headroom_bytes == int(0.06 * budget)
+
+
+@pytest.mark.parametrize("room", [1.0, 4.0])
+def test_the_headroom_asked_for_is_kept_free(room: float) -> None:
+    for headroom in (0, 20, 100):
+        ending = Scenario(headroom_mib=headroom, room=room, precision=0.0).run()
+        assert ending.search.headroom_bytes == headroom * MIB
+        assert ending.answer == 512 - headroom - 50
+
+
+def test_a_size_that_fits_only_into_the_headroom_is_no_answer() -> None:
+    # 500 MiB at any size: within the budget, and within the headroom
+    ending = Scenario(kind="flat", resident_mib=500, headroom_mib=20).run()
+    assert isinstance(ending.end, GiveUp)
+    assert ending.end.last.outcome is FITS
+    assert ending.end.last.peak_bytes == 500 * MIB
+
+
+# -- outcomes that are not memory ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("smallest", [2, 3, 8])
+def test_an_error_at_sizes_too_small_for_the_model_is_no_limit(smallest: int) -> None:
+    """A loss that needs two samples, say: the sizes begin where it goes through."""
+
+    def ends(batch_size: int) -> Outcome:
+        return FAILED if batch_size < smallest else FITS if batch_size <= 100 else OOM
+
+    device = Thresholds(ends)
+    assert search(device)[1] == Done(100)
+
+
+def test_the_scripts_own_size_tells_whether_the_model_works_at_all() -> None:
+    device = Thresholds(lambda b: FAILED if b < 30 else FITS if b <= 100 else OOM)
+    plan = Plan(SizeSpace(maximum=1000), precision=0.0, usual_size=32)
+    _, end = run(plan, device.try_size, device.prove)
+    assert end == Done(100)
+    assert device.sizes[:3] == [2, 1, 32]
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        Outcome.CRASHED,
+        Outcome.TIMED_OUT,
+        Outcome.FAILED,
+        Outcome.HOST_OUT_OF_MEMORY,
+        Outcome.OUT_OF_MEMORY,
+    ],
+)
+@pytest.mark.parametrize("precision", [0.0, 0.02])
+def test_whatever_stops_larger_sizes_the_largest_proven_one_is_the_answer(
+    outcome: Outcome, precision: float
+) -> None:
+    device = Thresholds(lambda b: FITS if b < 37 else outcome)
+    result, end = search(device, precision=precision)
+    assert end == Done(36)
+    assert device.proofs == [36]
+    assert result.fails == 37
+
+
+def test_a_model_that_never_works_gives_up_on_the_first_evidence() -> None:
+    device = Thresholds(lambda _: FAILED)
+    _, end = search(device)
+    assert end == GiveUp(device.tried[0])
+    assert device.sizes == [2, 1, 8]
+    assert device.proofs == []
+
+
+@pytest.mark.parametrize("outcome", [Outcome.CRASHED, Outcome.TIMED_OUT, OOM])
+def test_nothing_fits(outcome: Outcome) -> None:
+    device = Thresholds(lambda _: outcome)
+    _, end = search(device)
+    assert end == GiveUp(device.tried[-1])
+    assert device.sizes == [2, 1]
+
+
+# -- proofs that fail ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("safe", [99, 97, 95, 90, 60, 20, 3])
+@pytest.mark.parametrize("precision", [0.0, 0.02])
+def test_a_failed_proof_steps_down_to_a_size_that_passes(safe: int, precision: float) -> None:
+    device = Thresholds(lambda b: FITS if b <= 100 else OOM, lambda b: FITS if b <= safe else OOM)
+    result, end = search(device, precision=precision)
+    assert isinstance(end, Done)
+    assert end.batch_size <= safe
+    assert end.batch_size in device.proofs
+    assert len(device.tried) <= result.allowance(100)
+
+
+def test_steps_down_grow_and_close_in_from_below() -> None:
+    device = Thresholds(lambda b: FITS, lambda b: FITS if b <= 920 else OOM)
+    _, end = search(device, precision=0.02)
+    # by 3 %, then 6 %; then the middle of what passed and what did not, while that is worth it
+    assert device.proofs[:3] == [1000, 970, 911]
+    assert isinstance(end, Done)
+    assert 911 <= end.batch_size <= 920
+    assert device.proofs == sorted(set(device.proofs), reverse=True) or end.batch_size > 911
+
+
+def test_a_users_error_in_a_proof_is_tried_at_the_smallest_size_at_once() -> None:
+    device = Thresholds(lambda b: FITS, lambda b: FAILED)
+    _, end = search(device, precision=0.02)
+    assert isinstance(end, GiveUp)
+    assert end.last.outcome is FAILED
+    assert end.last.proof
+    assert device.proofs == [1000, 1]
+
+
+def test_an_error_in_proofs_of_large_sizes_alone_still_gives_an_answer() -> None:
+    device = Thresholds(lambda b: FITS, lambda b: FITS if b <= 500 else FAILED)
+    _, end = search(device, precision=0.02)
+    assert isinstance(end, Done)
+    assert 250 <= end.batch_size <= 500
+    assert device.proofs[:2] == [1000, 1]
+
+
+def test_proofs_that_all_run_out_of_memory_give_up() -> None:
+    device = Thresholds(lambda b: FITS if b <= 64 else OOM, lambda b: OOM)
+    result, end = search(device, precision=0.02)
+    assert end == GiveUp(device.tried[-1])
+    assert device.proofs[-1] == 1
+    assert len(device.tried) <= result.allowance(64)
+
+
+def test_what_fits_is_proven_before_it_is_given_up() -> None:
+    """A failed proof never ends a search while a size that fitted has not been proven."""
+    gave_up = []
+    for seed in range(3000):
+        drawn = random.Random(seed)
+        scenario = Scenario(
+            kind=drawn.choice(["linear", "kinked", "stepped"]),
+            resident_mib=drawn.uniform(0, 300),
+            mib_per_sample=10 ** drawn.uniform(-1, 2),
+            bend=drawn.choice([1, 7, 64, 300]),
+            budget_mib=512,
+            room=drawn.choice([1.0, 2.0]),
+            zone=0.7,
+            deaths=1.0,
+            precision=drawn.choice([0.0, 0.02]),
+            measured=drawn.random() < 0.7,
+            space=SizeSpace(drawn.choice([1, 16]), 5000, drawn.choice([1, 8])),
+            seed=seed,
+        )
+        ending = scenario.run()
+        proofs = {t.batch_size for t in ending.search.trials if t.proof}
+        if isinstance(ending.end, GiveUp) and proofs and scenario.space.first not in proofs:
+            gave_up.append(f"{ending.story} | {scenario}")
+    assert not gave_up, f"{len(gave_up)} of 3000, such as {min(gave_up, key=len)}"
+
+
+# -- what drives it ------------------------------------------------------------------------------
+
+
+def test_each_step_follows_from_the_trials_alone() -> None:
+    """The search is a value: the same trials give the same next step, and adding leaves it be."""
+    ending = Scenario(room=4.0, noise=0.04, seed=3).run()
+    again = Search(ending.scenario.plan())
+    for trial in ending.search.trials:
+        action, before = again.next(), again.trials
+        assert action == Search(again.plan, before).next()
+        assert isinstance(action, Prove if trial.proof else Try)
+        assert action.batch_size == trial.batch_size
+        grown = again.add(trial)
+        assert again.trials == before
+        again = grown
+    assert again.next() == ending.end
+
+
+def test_the_search_is_told_after_each_trial() -> None:
+    device = Thresholds.capacity(10)
+    seen: list[int] = []
+    result, _ = run(
+        Plan(SizeSpace(maximum=1000), precision=0.0),
+        device.try_size,
+        device.prove,
+        on_trial=lambda s: seen.append(len(s.trials)),
+    )
+    assert seen == list(range(1, len(device.tried) + 1))
+    assert result.trials == tuple(device.tried)
+
+
+def countdown(trials: int) -> Callable[[Thresholds], Callable[[], bool]]:
+    return lambda device: lambda: len(device.tried) >= trials
+
+
+@pytest.mark.parametrize("after", range(1, 12))
+def test_when_it_is_enough_what_fits_is_proven_and_returned(after: int) -> None:
+    device = Thresholds.capacity(700)
+    _, end = run(
+        Plan(SizeSpace(maximum=1000), precision=0.0),
+        device.try_size,
+        device.prove,
+        enough=countdown(after)(device),
+    )
+    fitted = max(b for b in device.sizes if b <= 700)
+    assert end == Done(fitted)
+    assert len(device.sizes) == after
+    assert device.proofs == [fitted]
+
+
+def test_enough_never_ends_a_search_in_which_nothing_fits_yet() -> None:
+    device = Thresholds.capacity(1)
+    _, end = run(
+        Plan(SizeSpace(maximum=1000), precision=0.0),
+        device.try_size,
+        device.prove,
+        enough=lambda: True,
+    )
+    assert device.sizes == [2, 1]
+    assert end == Done(1)
+
+
+def test_enough_with_a_failed_proof_still_steps_down() -> None:
+    device = Thresholds(lambda b: FITS, lambda b: FITS if b <= 10 else OOM)
+    _, end = run(
+        Plan(SizeSpace(maximum=1000), precision=0.0),
+        device.try_size,
+        device.prove,
+        enough=lambda: len(device.tried) >= 6,
+    )
+    assert device.proofs[0] == 64
+    assert isinstance(end, Done)
+    assert 1 <= end.batch_size <= 10
+    assert device.proofs[-1] == end.batch_size  # the first proof that passes is enough
+
+
+def test_an_exception_of_the_trials_comes_through() -> None:
+    def interrupted(_: int) -> Trial:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(Plan(SizeSpace()), interrupted, interrupted)
+
+
+def test_no_space_no_search() -> None:
+    with pytest.raises(UsageError):
+        SizeSpace(minimum=5, maximum=4)
