@@ -113,6 +113,8 @@ class Search:
         model = self.model
         if model is None:
             return least
+        if any(t.needed_bytes is not None for t in self.trials):
+            return least  # the replays have counted what scatters
         spread = memory_model.relative_spread(self.trials, model.resident_bytes)
         asked = spread * max(0, budget - model.resident_bytes)
         return max(least, int(min(asked, MOST_HEADROOM * budget)))
@@ -129,7 +131,7 @@ class Search:
             return False
         if trial.proof or trial.peak_bytes is None or self.plan.budget_bytes is None:
             return True
-        return trial.peak_bytes <= self.target_bytes
+        return (trial.required_bytes or 0) <= self.target_bytes
 
     @cached_property
     def fails(self) -> int | None:
@@ -186,7 +188,7 @@ class Search:
                 t.batch_size
                 for t in self.trials
                 if t.outcome is Outcome.FITS
-                and (t.proof or budget is None or (t.peak_bytes or 0) <= budget)
+                and (t.proof or budget is None or (t.required_bytes or 0) <= budget)
             ),
             default=0,
         )

@@ -111,14 +111,24 @@ class Crew:
         return prepared
 
     def measure(
-        self, batch_size: int, *, steps: int, validation: bool, enough_bytes: int | None
+        self,
+        batch_size: int,
+        *,
+        steps: int,
+        validation: bool,
+        trace: bool,
+        enough_bytes: int | None,
     ) -> Trial:
         """Run a search trial; in a new worker where the last one died of the one before."""
         if self._searcher is None:
             self._searcher = self._start(SEARCH)
             self._prepare(self._searcher, SEARCH)
         request = protocol.RunTrial(
-            batch_size=batch_size, steps=steps, validation=validation, enough_bytes=enough_bytes
+            batch_size=batch_size,
+            steps=steps,
+            validation=validation,
+            trace=trace,
+            enough_bytes=enough_bytes,
         )
         trial, reusable = self._run(self._searcher, SEARCH, request)
         if not reusable:
@@ -226,9 +236,9 @@ class Crew:
             raise self._died_loading(worker, death.exit_status) from None
         except WorkerTimedOut:
             raise WorkerError(
-                f"A worker was still {doing(self._phase)} after {limit:g} s. If the script does long work "
-                "before fit, raise --load-timeout; if it trains with a loop of its own and never "
-                "calls fit, probe a function that returns its model.",
+                f"A worker was still {doing(self._phase)} after {limit:g} s. If the script does "
+                "long work before fit, raise --load-timeout; if it trains with a loop of its own "
+                "and never calls fit, probe a function that returns its model.",
                 details=worker.log[-2000:],
             ) from None
         if isinstance(answer, protocol.Prepared):
@@ -275,10 +285,10 @@ class Crew:
         limit = self.device.budget_bytes
         of = f" of {format_bytes(limit)}" if limit else ""
         return NothingFitsError(
-            f"Memory ran out while {doing(self._phase)}, before the first training step: the data and the "
-            f"model alone exceed the limit{of} ({found.why}). Data given as arrays or through "
-            "from_tensor_slices lies in the device's memory: read it in batches, or raise the "
-            "limit.",
+            f"Memory ran out while {doing(self._phase)}, before the first training step: the data "
+            f"and the model alone exceed the limit{of} ({found.why}). Data given as arrays or "
+            "through from_tensor_slices lies in the device's memory: read it in batches, or raise "
+            "the limit.",
             needed_bytes=found.allocation_bytes,
             budget_bytes=limit,
         )
@@ -332,9 +342,11 @@ class Crew:
         trial = Trial(
             batch_size=size,
             outcome=Outcome.FITS,
-            peak_bytes=max((*answer.step_peak_bytes, answer.other_peak_bytes)),
+            peak_bytes=max(answer.step_peak_bytes, default=None),
+            other_peak_bytes=answer.other_peak_bytes,
             step_peak_bytes=answer.step_peak_bytes,
             resident_bytes=answer.resident_bytes,
+            needed_bytes=answer.needed_bytes,
             step_seconds=answer.step_seconds,
             proof=request.proof,
         )

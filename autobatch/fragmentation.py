@@ -1,30 +1,26 @@
-"""How many bytes a training step needs once fragmentation is counted: a replay through a model of BFC.
+"""How many bytes training needs with fragmentation counted: steps replayed through the allocator.
 
-TensorFlow serves a device's memory through its BFC allocator (best fit with coalescing). A
-training dies where no free chunk is long enough, which is before the bytes in use reach the
+A training dies where no free chunk is long enough, which is before the bytes in use reach the
 limit: chunks lie scattered, a request gets a whole chunk of up to twice its size, and an allocator
-that grows never merges its regions. So the peak alone does not foretell deaths. The allocations
-of one step do, replayed through the allocator's own rules under the limit in question.
-
-The rules are those of `xla/tsl/framework/bfc_allocator.cc` in TensorFlow 2.21. Replayed in the
-order of the trace, the model hands out the very chunks that TensorFlow did (checked: 6602 of 6602
-allocations of a CNN, 4855 of 4855 of a transformer, from the start of the process).
+that grows never joins its regions. So the peak alone does not foretell deaths. The allocations of
+one step do, replayed under the limit in question, step after step, in orders that threads may take.
 """
 
 from __future__ import annotations
 
 import random
-from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
-MIB = 1 << 20
-GRAIN = 256  # kMinAllocationSize: every chunk is a multiple of it
-WHOLE_CHUNK_WASTE = 128 * MIB  # max_internal_fragmentation_bytes_, where no fraction is set
-FIRST_REGION = 2 * MIB  # of an allocator that grows (allow_growth); each next one doubles
+from autobatch.bfc import GRAIN, Chunk, OutOfMemory, Pool, rounded
+from autobatch.units import MIB
+
 STEPS = 6  # of one replay: layouts drift from step to step
-REPLAYS = 10  # as many as the fresh trainings that define the safe maximum
-JITTER = 0.02  # of a step's events: how far threads move them. Fitted to three models' deaths
+REPLAYS = 12  # a death in ten fresh trainings should show
+JITTER = 0.09  # of a step's events: how far threads move them. This and the next are fitted to the
+WAIT = 0.03  # deaths of three models: a request that finds no chunk waits (kMaxMillisToWait, 10 s)
+# while other threads go on, and gets what they release within this share of the step's events
 FINEST = 1024  # what is smaller than the peak over this is merged with its like: 0.1 % each,
 COARSEST = 128  # or, as long as there are more than
 MOST = 500  # allocations to replay, up to the peak over that
@@ -46,91 +42,6 @@ class Allocation:
     requested_bytes: int
     start: int | None
     end: int | None
-
-
-class OutOfMemory(Exception):  # noqa: N818 - it is no error of the caller's
-    """The replay found no chunk."""
-
-
-class _Chunk:
-    __slots__ = ("address", "following", "free", "preceding", "size")
-
-    def __init__(self, address: int, size: int) -> None:
-        self.address, self.size, self.free = address, size, False
-        self.preceding: _Chunk | None = None
-        self.following: _Chunk | None = None
-
-
-class Pool:
-    """BFC's chunks and regions, by its rules: a request gets the smallest free chunk that is long
-    enough, the one at the lower address among equals (what its bins come to).
-
-    Args:
-        limit: Bytes to hand out.
-        grows: Take regions as they are needed (a CPU, or a GPU with `allow_growth`) and not one
-            region of the whole limit (a GPU by default).
-    """
-
-    def __init__(self, limit: int, *, grows: bool) -> None:
-        self._left = limit // GRAIN * GRAIN
-        self._region = min(FIRST_REGION, self._left) if grows else self._left
-        self._base = 1 << 60  # new regions lie lower, as those that mmap hands out
-        self._free: list[tuple[int, int, _Chunk]] = []
-
-    def allocate(self, requested: int) -> _Chunk:
-        """A chunk for `requested` bytes.
-
-        Raises:
-            OutOfMemory: There is none.
-        """
-        need = max(1, -(-requested // GRAIN)) * GRAIN
-        found = bisect_left(self._free, (need,))
-        if found == len(self._free):
-            self._extend(need)
-            found = bisect_left(self._free, (need,))
-        chunk = self._free.pop(found)[2]
-        chunk.free = False
-        rest = chunk.size - need
-        if rest >= need or rest >= WHOLE_CHUNK_WASTE:
-            tail = _Chunk(chunk.address + need, rest)
-            chunk.size = need
-            tail.preceding, tail.following = chunk, chunk.following
-            if tail.following is not None:
-                tail.following.preceding = tail
-            chunk.following = tail
-            self._list(tail)
-        return chunk
-
-    def release(self, chunk: _Chunk) -> None:
-        """Give a chunk back, joined with its free neighbours."""
-        for left, right in ((chunk, chunk.following), (chunk.preceding, chunk)):
-            if left is None or right is None or not (left.free or right.free):
-                continue
-            other = right if right.free else left
-            del self._free[bisect_left(self._free, (other.size, other.address))]
-            left.size += right.size
-            left.free, left.following = False, right.following
-            if right.following is not None:
-                right.following.preceding = left
-            chunk = left
-        self._list(chunk)
-
-    def _extend(self, need: int) -> None:
-        if need > self._left:
-            raise OutOfMemory
-        fits = need <= self._region
-        while need > self._region:
-            self._region *= 2
-        size = min(self._region, self._left)
-        if fits:
-            self._region *= 2
-        self._left -= size
-        self._base -= 1 << 45
-        self._list(_Chunk(self._base, size))
-
-    def _list(self, chunk: _Chunk) -> None:
-        chunk.free = True
-        insort(self._free, (chunk.size, chunk.address, chunk))
 
 
 def requested_peak(allocations: Iterable[Allocation], resident_bytes: int = 0) -> int:
@@ -202,18 +113,15 @@ class Replay:
         seed: int = 0,
     ) -> None:
         unknown = max(0, resident_bytes - sum(residents))
-        rounded = [
-            Allocation(-(-each.requested_bytes // GRAIN) * GRAIN, each.start, each.end)
-            for each in allocations
-        ]
-        self.least = requested_peak(rounded, sum(-(-x // GRAIN) * GRAIN for x in residents))
-        self.least += -(-unknown // GRAIN) * GRAIN
-        self._residents = [*_pieces(residents), *_cut(unknown)]
+        whole = [Allocation(rounded(a.requested_bytes), a.start, a.end) for a in allocations]
+        known = [rounded(size) for size in residents]
+        self.least = requested_peak(whole, sum(known) + (rounded(unknown) if unknown else 0))
+        self._residents = [*_pieces(known), *_cut(unknown)]
         fineness = FINEST
-        self._kept = _merged(rounded, max(GRAIN, self.least // fineness))
+        self._kept = _merged(whole, max(GRAIN, self.least // fineness))
         while len(self._kept) > MOST and fineness > COARSEST:
             fineness //= 2
-            self._kept = _merged(rounded, max(GRAIN, self.least // fineness))
+            self._kept = _merged(whole, max(GRAIN, self.least // fineness))
         self._seed, self._numbers = seed, list(range(REPLAYS))
         self._events = self._in_order()
         # What one step leaves live stands in for what the next one finds.
@@ -242,7 +150,7 @@ class Replay:
     def _once(self, limit: int, grows: bool, number: int) -> bool:
         shuffle = random.Random(self._seed * 1_000_003 + number)  # noqa: S311 - no secret
         pool = Pool(limit, grows=grows)
-        live: dict[int, _Chunk] = {}
+        live: dict[int, Chunk] = {}
         sizes = [each.requested_bytes for each in self._kept]
         found = [i for i, each in enumerate(self._kept) if each.start is None]
         try:
@@ -251,11 +159,7 @@ class Replay:
             for i in found:
                 live[i] = pool.allocate(sizes[i])
             for _ in range(STEPS):
-                for i, begins in self._order(shuffle if number else None):
-                    if begins:
-                        live[i] = pool.allocate(sizes[i])
-                    else:
-                        pool.release(live.pop(i))
+                self._step(pool, live, self._order(shuffle if number else None))
                 kept = {i: live.pop(heir) for i, heir in self._heirs.items()}
                 kept |= {i: live.pop(i) for i in found if i in live}
                 for chunk in live.values():
@@ -268,6 +172,26 @@ class Replay:
             return False
         return True
 
+    def _step(self, pool: Pool, live: dict[int, Chunk], events: list[tuple[int, bool]]) -> None:
+        patience = int(WAIT * len(events))
+        for place, (i, begins) in enumerate(events):
+            if not begins:
+                if i in live:  # else a request that waited had it released
+                    pool.release(live.pop(i))
+                continue
+            size = self._kept[i].requested_bytes
+            try:
+                live[i] = pool.allocate(size)
+            except OutOfMemory:
+                for other, starts in events[place + 1 : place + 1 + patience]:
+                    if not starts and other in live:
+                        pool.release(live.pop(other))
+                        with suppress(OutOfMemory):
+                            live[i] = pool.allocate(size)
+                            break
+                else:
+                    raise
+
     def _in_order(self) -> list[tuple[int, bool]]:
         events: list[tuple[int, int, bool]] = []
         for i, each in enumerate(self._kept):
@@ -275,7 +199,7 @@ class Replay:
             events += [(each.end, i, False)] if each.end is not None else []
         return [(i, begins) for _, i, begins in sorted(events)]
 
-    def _order(self, shuffle: random.Random | None) -> Iterable[tuple[int, bool]]:
+    def _order(self, shuffle: random.Random | None) -> list[tuple[int, bool]]:
         """The events of a step, each moved by up to `JITTER` of the step; a release stays behind
         its allocation."""
         if shuffle is None:
@@ -304,7 +228,7 @@ def _pieces(sizes: Iterable[int]) -> Iterator[int]:
     small = 0
     for size in sizes:
         if size < MIB // 4:
-            small += -(-size // GRAIN) * GRAIN
+            small += size
         if small >= MIB // 4 or (small and size >= MIB // 4):
             yield small
             small = 0

@@ -23,7 +23,7 @@ SEASONED_MARGIN = 0.15  # after more
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What one size needed: the most and the least bytes at the peak of its steady steps."""
+    """What one size needs, and the least of its steady steps' peaks."""
 
     batch_size: int
     peak_bytes: int
@@ -113,7 +113,8 @@ def fit(trials: Iterable[Trial]) -> MemoryModel | None:
         if trial.proof or trial.outcome is not Outcome.FITS or trial.peak_bytes is None:
             continue
         steady = trial.step_peak_bytes[1:] or trial.step_peak_bytes or (trial.peak_bytes,)
-        point = Point(trial.batch_size, trial.peak_bytes, min(min(steady), trial.peak_bytes))
+        required = trial.step_bytes or trial.peak_bytes
+        point = Point(trial.batch_size, required, min(min(steady), required))
         known = measured.get(trial.batch_size)
         if known is not None:
             point = Point(

@@ -37,7 +37,7 @@ from autobatch.sizes import LARGEST, SizeSpace
 from autobatch.units import format_bytes
 
 SMALL_STEPS = 3  # of a trial far from the answer: tracing and slots, then two steady ones
-NEAR = 0.5  # of the size aimed at: from here on the spread of the peaks is wanted too
+NEAR = 0.5  # of the size aimed at: from here on fragmentation and scatter are wanted too
 LARGE_DATA = 0.2  # of the budget in use before the first step is worth a word
 DEFAULT_BASE_BATCH_SIZE = 32  # Keras's own
 
@@ -195,7 +195,11 @@ class _Probe:
         steps = self._options.steps if near else min(SMALL_STEPS, self._options.steps)
         validated = any(t.proof and t.phase == "validation" for t in self.search.trials)
         return crew.measure(
-            batch_size, steps=steps, validation=validated, enough_bytes=self._budget
+            batch_size,
+            steps=steps,
+            validation=validated,
+            trace=near,
+            enough_bytes=self._budget,
         )
 
     def _prove(self, crew: Crew, batch_size: int) -> Trial:
@@ -274,6 +278,7 @@ class _Probe:
             limited_by=self._limited_by(size, prepared),
             device=self._described,
             peak_bytes=max((t.peak_bytes for t in measured if t.peak_bytes), default=None),
+            needed_bytes=max((t.needed_bytes for t in measured if t.needed_bytes), default=None),
             headroom_bytes=search.headroom_bytes,
             samples_per_second=proof.samples_per_second,
             steps_per_epoch=math.ceil(prepared.samples / size) if prepared.samples else None,
@@ -293,6 +298,7 @@ class _Probe:
     def _learning_rates(self, size: int, prepared: protocol.Prepared) -> tuple[LearningRate, ...]:
         options = self._options
         base = options.base_batch_size or prepared.script_batch_size or DEFAULT_BASE_BATCH_SIZE
+        used = self._proof.optimizers if self._proof is not None else ()
         return tuple(
             learning_rate.scale_learning_rate(
                 optimizer,
@@ -302,6 +308,7 @@ class _Probe:
                 base_learning_rate=options.base_learning_rate,
             )
             for optimizer in prepared.optimizers
+            if not used or optimizer.attribute in used
         )
 
     def _limited_by(self, size: int, prepared: protocol.Prepared) -> LimitedBy:
@@ -317,12 +324,15 @@ class _Probe:
             }
             kind = kinds.get(first.outcome, LimitKind.MEMORY)
             what = "its proof" if first.proof else "it"
-            if first.outcome is Outcome.FITS and first.peak_bytes is not None:
-                why = f"{what} needs {format_bytes(first.peak_bytes)}"
+            if first.outcome is Outcome.FITS and first.required_bytes is not None:
+                why = f"{what} needs {format_bytes(first.required_bytes)}"
                 kept = format_bytes(search.headroom_bytes)
                 why += f" of {format_bytes(self._budget)}, of which {kept} are to stay free"
             else:
                 why = f"{what} ended {first.outcome.replace('_', ' ')} ({first.why})"
+            others = [t for t in search.trials if t.batch_size != size]
+            if kind is LimitKind.MODEL_ERROR and all(t.outcome is Outcome.FAILED for t in others):
+                why += f"; no size but {size} could be trained: it seems baked into the model"
             return LimitedBy(kind, f"batch size {first.batch_size}: {why}")
         if size == search.plan.space.last:
             if prepared.fixed_batch_size is not None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from autobatch import records
 from autobatch.errors import WorkerError
 from autobatch.records import OptimizerInfo
 
@@ -84,6 +85,7 @@ class RunTrial(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         validation: Validate afterwards.
         proof: Also run what else a training does: a smaller last batch, and the beginning of a
             second epoch.
+        trace: Also say what one step needs once fragmentation is counted.
         enough_bytes: Stop after a step that needed more than this: more is not asked.
     """
 
@@ -91,6 +93,7 @@ class RunTrial(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     steps: int
     validation: bool = False
     proof: bool = False
+    trace: bool = False
     enough_bytes: int | None = None
 
 
@@ -115,7 +118,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         model: Its name and size in a few words.
         device_name: The device as TensorFlow describes it.
         limit_bytes: The allocator's limit.
-        resident_bytes: In use on the device now.
+        resident_bytes: In use on the device now, and by the arrays that `fit` will put there.
         samples: Samples in the training data; None where unknown.
         samples_cap: No batch can be larger; None where there is no such limit.
         script_batch_size: What the script trains with; None where nothing says.
@@ -153,18 +156,22 @@ class TrialDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         step_seconds: Wall time of each training step.
         other_peak_bytes: Most bytes in use outside the steps: while data is moved or validated.
         resident_bytes: In use after it.
+        needed_bytes: What a step needs once fragmentation is counted; None where not traced.
         validation_steps: Validation steps that ran.
         last_batch_size: Samples in the smaller last batch; None where there was none.
         not_a_number: The loss was no number at some step.
+        optimizers: Attributes of the optimizers that the steps apply.
     """
 
     step_peak_bytes: tuple[int, ...]
     step_seconds: tuple[float, ...]
     other_peak_bytes: int
     resident_bytes: int
+    needed_bytes: int | None = None
     validation_steps: int = 0
     last_batch_size: int | None = None
     not_a_number: bool = False
+    optimizers: tuple[str, ...] = ()
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -199,7 +206,6 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 Request = Prepare | RunTrial
 Answer = Stage | Imported | Prepared | TrialDone | Failed
 
-_encode = msgspec.json.Encoder().encode
 _decoders = {
     Request: msgspec.json.Decoder(Request),
     Answer: msgspec.json.Decoder(Answer),
@@ -208,7 +214,7 @@ _decoders = {
 
 def encode(message: Request | Answer) -> bytes:
     """The message as it goes over the pipe."""
-    body = _encode(message)
+    body = records.encode(message)
     return len(body).to_bytes(4, "big") + body
 
 

@@ -55,9 +55,13 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         batch_size: Samples a step.
         outcome: How it ended.
-        peak_bytes: Most bytes in use at any time, validation included; None where no step ended.
+        peak_bytes: The largest of `step_peak_bytes`; None where no step ended.
+        other_peak_bytes: Most bytes in use outside the training steps: while data is moved, and
+            while validation runs.
         step_peak_bytes: Most bytes in use on the device during each step, in order.
         resident_bytes: In use between steps: weights, optimizer slots, data; None if unknown.
+        needed_bytes: The least limit under which replays of a step's allocations survive,
+            fragmentation counted; None where the step was not traced.
         step_seconds: Wall time of each step; the first includes tracing and compiling.
         why: The evidence for an outcome other than `fits`, in one line.
         phase: What the worker was doing when it ended otherwise than well.
@@ -68,11 +72,23 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     outcome: Outcome
     peak_bytes: int | None = None
     step_peak_bytes: tuple[int, ...] = ()
+    other_peak_bytes: int | None = None
     resident_bytes: int | None = None
+    needed_bytes: int | None = None
     step_seconds: tuple[float, ...] = ()
     why: str | None = None
     phase: str | None = None
     proof: bool = False
+
+    @property
+    def step_bytes(self) -> int | None:
+        """What a step asks of a device: `needed_bytes`, or the peak where that is not known."""
+        return self.needed_bytes if self.needed_bytes is not None else self.peak_bytes
+
+    @property
+    def required_bytes(self) -> int | None:
+        """What a training at this size asks of a device: a step, and what is outside of steps."""
+        return max(self.step_bytes or 0, self.other_peak_bytes or 0) or None
 
     @property
     def samples_per_second(self) -> float | None:
@@ -192,6 +208,8 @@ class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
         limited_by: What keeps the size from being larger.
         device: Where the trials ran, and what they could use.
         peak_bytes: The largest peak measured at `batch_size`, over all its trials.
+        needed_bytes: The least limit under which replays of a step at `batch_size` survive, with
+            fragmentation counted; None where no step was traced.
         headroom_bytes: Bytes of the budget asked to be kept free of the peak.
         samples_per_second: Throughput in the proof's steady steps.
         steps_per_epoch: Optimizer steps one pass over the data then takes; None if unknown.
@@ -214,6 +232,7 @@ class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
     limited_by: LimitedBy
     device: Device
     peak_bytes: int | None
+    needed_bytes: int | None = None
     headroom_bytes: int
     samples_per_second: float | None = None
     steps_per_epoch: int | None = None
@@ -225,7 +244,7 @@ class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
 
     def to_json(self, *, indent: int | None = None) -> str:
         """The whole result as one JSON object."""
-        encoded = msgspec.json.encode(self)
+        encoded = encode(self)
         return (msgspec.json.format(encoded, indent=indent) if indent else encoded).decode()
 
     @classmethod
@@ -237,7 +256,7 @@ class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
         """
         try:
             result = msgspec.json.decode(text, type=cls)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             raise AutobatchError(f"This is not a probe's result: {error}.") from error
         if result.schema_version != SCHEMA_VERSION:
             raise AutobatchError(
@@ -257,4 +276,23 @@ def error_json(error: AutobatchError) -> str:
         if getattr(error, name, None) is not None:
             fields[name] = getattr(error, name)
     body = {"schema_version": SCHEMA_VERSION, "error": fields, "trials": error.trials}
-    return msgspec.json.encode(body).decode()
+    return encode(body).decode()
+
+
+def encode(value: Any) -> bytes:
+    """Any of our values as JSON. Halves of surrogate pairs, which the names of files that are not
+    UTF-8 have and JSON cannot, are written out."""
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        return msgspec.json.encode(_written_out(msgspec.to_builtins(value)))
+
+
+def _written_out(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_written_out(key): _written_out(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_written_out(each) for each in value]
+    return value

@@ -236,10 +236,10 @@ def _pickled(target: Any) -> bytes:
         if keras is not None and isinstance(target, keras.Model):
             what = f"the model {target.name!r}"
             if not target.compiled:
-                raise UsageError(f"{what} is not compiled; call its compile() first.")
+                raise UsageError(f"The{what[3:]} is not compiled; call its compile() first.")
             if not target.built:
                 raise UsageError(
-                    f"{what} is not built: nothing says the shape of its inputs. Give it a "
+                    f"The{what[3:]} is not built: nothing says the shape of its inputs. Give it a "
                     "keras.Input or call its build(), or pass a function that makes it."
                 )
             target = _pickled_model(target)
@@ -247,7 +247,7 @@ def _pickled(target: Any) -> bytes:
     except UsageError:
         raise
     except Exception as error:
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:300]
+        said = (" ".join(str(error).split()) or type(error).__name__)[:300].rstrip(".")
         raise ModelError(
             f"{what[0].upper()}{what[1:]} cannot be sent to a worker process ({said}). Pass a "
             "function without arguments that builds and compiles the model, or name one in a file: "

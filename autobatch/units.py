@@ -9,12 +9,13 @@ from autobatch.errors import UsageError
 KIB, MIB, GIB, TIB = (1 << 10 * power for power in (1, 2, 3, 4))
 
 _UNITS = {
-    "": 1, "b": 1,
+    "": 1, "b": 1, "byte": 1, "bytes": 1,
     "k": KIB, "kb": 10**3, "kib": KIB,
     "m": MIB, "mb": 10**6, "mib": MIB,
     "g": GIB, "gb": 10**9, "gib": GIB,
     "t": TIB, "tb": 10**12, "tib": TIB,
 }  # fmt: skip
+_TOO_MANY = 1 << 63  # bytes: TensorFlow counts them in 64 bits, with a sign
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([a-z]*)", re.IGNORECASE)
 
 
@@ -38,12 +39,12 @@ def parse_bytes(text: str, argument: str = "a size") -> int:
     """
     match = _SIZE.fullmatch(text.strip())
     unit = _UNITS.get(match[2].lower()) if match else None
-    count = int(float(match[1]) * unit) if match and unit else 0
-    if count <= 0:
+    count = float(match[1]) * unit if match and unit else 0.0
+    if not 1 <= count < _TOO_MANY:
         raise UsageError(
             f"{argument} must be a positive size like '512MiB' or '1.5GB'; received {text!r}."
         )
-    return count
+    return int(count)
 
 
 def parse_share_or_bytes(text: str, argument: str = "a share or size") -> tuple[float, int]:

@@ -36,7 +36,7 @@ def main(read_fd: int, write_fd: int, parent_pid: int) -> NoReturn:
         channel.send(protocol.Stage(stage="importing"))
         try:
             channel.send(_import())
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - of a broken installation anything may come
             from autobatch.engine import failures
 
             traceback.print_exc()

@@ -87,7 +87,7 @@ class Scenario:
     headroom_mib: int | None = None
     usual_size: int | None = None
     measured: bool = True
-    space: SizeSpace = SizeSpace()
+    space: SizeSpace = field(default_factory=SizeSpace)
     seed: int = 0
 
     @property
@@ -129,8 +129,8 @@ class Scenario:
         return int((self.resident_mib + grown) * MIB)
 
     def largest_within(self, limit_bytes: float) -> int:
-        """The largest allowed size whose curve is within the limit, for monotonic curves; else 0."""
-        low, high = 0, self.space.last + 1
+        """The largest allowed size whose curve stays within the limit; 0 for none."""
+        low, high = 0, self.space.last + 1  # right for curves that never fall
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if self.bytes_at(middle) <= limit_bytes else (low, middle)

@@ -500,7 +500,7 @@ def test_live_view_shows_where_the_probe_stands():
     text = flat(screen.shown)
     for part in (
         "8/8 half a line note: The data lies there.",
-        "Net [red]x[/red], 4,000 samples on CPU, emulated, 512 MiB",
+        "Net [red]x[/red], 4,000 samples; 512 MiB on CPU, emulated",
         "8 fits 101 MiB",
         "60 over budget 530 MiB",
         "49 proof failed",
@@ -616,7 +616,7 @@ def test_plain_view_writes_lines():
         view(LogText("proof", "last words"))
     assert stream.getvalue().splitlines() == [
         "[ 0:00] search: starting a process",
-        "[ 0:00] Net [red]x[/red], 4,000 samples on CPU, emulated, 512 MiB (loaded in 1.20 s)",
+        "[ 0:00] Net [red]x[/red], 4,000 samples; 512 MiB on CPU, emulated (loaded in 1.20 s)",
         "8/8",
         "half a line",
         "[ 0:00] note: The data lies there.",

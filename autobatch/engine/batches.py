@@ -1,13 +1,13 @@
 """A training's data at any batch size: what `fit` gets in place of what the user gave it.
 
-Four sources, one for each way in which Keras takes data. None of them loads what the user's code
-has not loaded, and none ever runs dry: a trial needs as many batches as it has steps.
+A source for each way in which Keras takes data; that of batches from Python has a module of its
+own. None of them loads what the user's code has not loaded, and none ever runs dry: a trial needs
+as many batches as it has steps.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator
+import math
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,10 +16,17 @@ import numpy as np
 import tensorflow as tf
 
 from autobatch.engine import dataset_chain
-from autobatch.errors import ModelError
+from autobatch.engine.iterable_batches import describe_shapes, unequal_shapes
+from autobatch.units import format_bytes
 
 # Batch dimensions are left open so that one trace serves every size, as `fit` does by itself
 # with arrays. Where the user's own batches have a fixed size, the proof has one too.
+
+
+RAGGED = (
+    "The training data is ragged: its samples have unequal lengths. It was probed on the batch "
+    "with the most values a sample among those looked at; one that is longer needs more."
+)
 
 
 class Batches(Protocol):
@@ -29,12 +36,16 @@ class Batches(Protocol):
         samples: In one epoch; None where unknown.
         batch_size: The user's own; None where nothing says.
         static: The user's own batches have their size fixed in their shape.
+        held_bytes: Sizes of the tensors that the data set itself keeps there.
+        device_bytes: What `fit` puts into the device's memory for as long as it runs.
         warnings: Sentences the user should read.
     """
 
     samples: int | None
     batch_size: int | None
     static: bool
+    device_bytes: int
+    held_bytes: tuple[int, ...]
     warnings: tuple[str, ...]
 
     def fit_arguments(self, batch_size: int, *, static: bool = False) -> dict[str, Any]:
@@ -63,16 +74,30 @@ class ArrayBatches:
     warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        rows = {len(leaf) for leaf in keras.tree.flatten(self.x) if hasattr(leaf, "__len__")}
-        total = min(rows, default=None)
-        split = float(self.extra.get("validation_split") or 0.0)
-        self.samples = int(total * (1 - split)) if total is not None else None
+        leaves = [each for part in self._parts for each in keras.tree.flatten(part)]
+        leaves = [leaf for leaf in leaves if getattr(leaf, "shape", ())]
+        self._rows = min((int(leaf.shape[0]) for leaf in leaves), default=None)
+        self._split = float(self.extra.get("validation_split") or 0.0)
+        self.samples = None if self._rows is None else math.floor(self._rows * (1 - self._split))
+        self.device_bytes = sum(map(_bytes_on_device, leaves))
+        self.held_bytes = ()
+        wide = sum(int(leaf.nbytes) for leaf in leaves if _is_wide(leaf))
+        if wide > dataset_chain.WORTH_A_WORD:
+            self.warnings += (
+                f"The training data holds {format_bytes(wide)} of float64. Keras casts it to "
+                f"float32 and keeps that copy, {format_bytes(wide // 2)}, in the device's memory "
+                "as long as fit runs. x.astype('float32') halves it on the host; batches read "
+                "one by one (a PyDataset, or tf.data from a generator) keep it off the device.",
+            )
+
+    @property
+    def _parts(self) -> list[Any]:
+        return [part for part in (self.x, self.y, self.sample_weight) if part is not None]
 
     def fit_arguments(self, batch_size: int, *, static: bool = False) -> dict[str, Any]:
-        if self.samples is not None and batch_size > self.samples:
+        if self._is_beyond(batch_size):
             # `fit` would quietly train on batches of `samples`.
-            parts = [p for p in (self.x, self.y, self.sample_weight) if p is not None]
-            data = tf.data.Dataset.from_tensor_slices(tuple(parts))
+            data = tf.data.Dataset.from_tensor_slices(tuple(self._parts))
             arguments = {"x": data.repeat().batch(batch_size)}
             if self.extra.get("class_weight") is not None:
                 arguments["class_weight"] = self.extra["class_weight"]
@@ -86,50 +111,86 @@ class ArrayBatches:
         }
 
     def validation_arguments(self, batch_size: int) -> dict[str, Any]:
-        if self.extra.get("validation_split"):
-            return {"validation_batch_size": batch_size}
+        if self._split and self._rows is not None and not self._is_beyond(batch_size):
+            batches = math.ceil((self._rows - (self.samples or 0)) / batch_size)
+            return {"validation_batch_size": batch_size, "validation_steps": min(2, batches)}
 
         def cut(leaf: Any) -> Any:
-            return leaf[: 2 * batch_size]
+            return None if leaf is None else leaf[: 2 * batch_size]
 
         x, y = keras.tree.map_structure(cut, self.x), keras.tree.map_structure(cut, self.y)
         return {"validation_data": (x, y), "validation_batch_size": batch_size}
 
+    def _is_beyond(self, batch_size: int) -> bool:
+        return self.samples is not None and batch_size > self.samples
+
+
+def _is_wide(leaf: Any) -> bool:
+    return str(getattr(leaf, "dtype", "")) == "float64" and hasattr(leaf, "nbytes")
+
+
+def _bytes_on_device(leaf: Any) -> int:
+    """What Keras puts there: floats as float32, other numbers as they are, texts not at all."""
+    kind = str(getattr(leaf, "dtype", "object"))
+    if isinstance(leaf, tf.Tensor):
+        kind = leaf.dtype.name if leaf.dtype == tf.float64 else "object"  # it is there already
+    try:
+        size = 4 if kind == "float64" else np.dtype(kind).itemsize
+        return 0 if kind == "object" else size * math.prod(map(int, leaf.shape))
+    except TypeError:  # a dtype that is not numpy's
+        return 0
+
 
 @dataclass
 class DatasetBatches:
-    """A `tf.data.Dataset`, of samples or of batches."""
+    """A `tf.data.Dataset`, of samples or of batches.
+
+    Attributes:
+        lengths_vary: Nothing says that all batches have one shape, so it is looked at where the
+            dataset's own shapes leave it open.
+    """
 
     dataset: Any
     batched: bool
     extra: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
-    longest: Any = None  # of a dataset bucketed by length: samples of the longest bucket
+    lengths_vary: bool = True
+    longest: Any = None  # batch, where they are of unequal shapes
 
     def __post_init__(self) -> None:
-        self.static = False
+        self.static, self.device_bytes = False, 0
+        held = dataset_chain.held_tensors(self.dataset)
+        self.held_bytes = tuple(map(dataset_chain.tensor_bytes, held))
+        if wide := dataset_chain.wide_bytes(self.dataset):
+            self.warnings += (
+                f"The data set holds {format_bytes(wide)} of float64 (from_tensor_slices), and all "
+                "of it lies in the device's memory. Cast to float32 before (x.astype('float32')) "
+                f"it would take {format_bytes(wide // 2)}; read in batches (a PyDataset, or "
+                "Dataset.from_generator) next to nothing.",
+            )
         if not self.batched:
             self.samples, self.batch_size = dataset_chain.cardinality(self.dataset), None
             return
         self.static = dataset_chain.static_batch_size(self.dataset) is not None
         self.batch_size = dataset_chain.batch_size(self.dataset)
         self.samples = dataset_chain.samples(self.dataset, self.batch_size)
-        if dataset_chain.has_open_dimensions(self.dataset):
-            shapes = dataset_chain.longest_batch(self.dataset)
-            if shapes.unequal:
-                self.longest = shapes.batch
-                self.warnings += (
-                    "The training data comes in batches of unequal shapes, grouped by length. "
-                    f"It was probed at its longest shape, {shapes.described}: shorter batches "
-                    "could be larger. Sizes for each length would use the memory better.",
-                )
+        if self.lengths_vary and dataset_chain.has_open_dimensions(self.dataset):
+            batches = None
+            if self.samples and self.batch_size:
+                batches = math.ceil(self.samples / self.batch_size)
+            seen = dataset_chain.longest_batch(self.dataset, batches)
+            self.samples = self.samples or seen.samples
+            if seen.unequal:
+                self.longest = seen.batch
+                said = unequal_shapes(describe_shapes(seen.shapes))
+                self.warnings += (RAGGED if seen.ragged else said,)
 
     def fit_arguments(self, batch_size: int, *, static: bool = False) -> dict[str, Any]:
         fixed = static and self.static
         if self.longest is not None:
             spec = self.dataset.element_spec
-            samples = tf.data.Dataset.from_tensor_slices(self.longest)
-            data = samples.repeat().batch(batch_size).map(lambda *b: _with_spec(b, spec))
+            batch = tf.data.Dataset.from_tensors(self.longest)
+            data = batch.repeat().rebatch(batch_size).map(lambda *b: _with_spec(b, spec))
         elif self.batched:
             data = self.dataset.repeat().rebatch(batch_size, drop_remainder=fixed)
         else:
@@ -144,83 +205,12 @@ def _with_spec(batch: tuple[Any, ...], spec: Any) -> Any:
     """The batch with the open dimensions that the user's dataset has."""
 
     def open_up(tensor: Any, wanted: Any) -> Any:
+        if not isinstance(tensor, tf.Tensor):
+            return tensor
         return tf.raw_ops.PlaceholderWithDefault(input=tensor, shape=wanted.shape)
 
     element = batch if isinstance(spec, tuple) else batch[0]
     return tf.nest.map_structure(open_up, element, spec)
-
-
-@dataclass
-class IterableBatches:
-    """Batches from Python: a `PyDataset`, a generator, or anything that gives batches in turn.
-
-    Its rows are cut into batches of the size asked for. What a generator gave is kept, up to one
-    batch of the largest size asked for, and given again when it has no more.
-    """
-
-    source: Any
-    warnings: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        self.static = False
-        self._stock: list[Any] = []
-        self._origin = self._endless()
-        first = next(self._origin)
-        self._origin = itertools.chain([first], self._origin)
-        self.batch_size: int | None = _rows(first)
-        count = getattr(self.source, "num_batches", None)
-        if count is None and hasattr(self.source, "__len__"):
-            count = len(self.source)
-        self.samples = count * _rows(first) if count is not None else None
-
-    def _endless(self) -> Iterator[Any]:
-        indexed = hasattr(self.source, "__getitem__") and hasattr(self.source, "__len__")
-        while True:
-            if indexed:
-                epoch: Iterable[Any] = (self.source[i] for i in range(len(self.source)))
-            else:
-                epoch = self.source
-            count = 0
-            for batch in epoch:
-                count += 1
-                yield batch
-            if count == 0:
-                return  # a generator that has been read to its end
-
-    def _batches(self, batch_size: int) -> Iterator[Any]:
-        rows: list[Any] = []
-        have = 0
-        while True:
-            batch = next(self._origin, None)
-            if batch is None:
-                if not self._stock:
-                    raise ModelError("The training data gives no batch at all.")
-                self._origin = iter(list(self._stock))
-                continue
-            batch = keras.tree.map_structure(np.asarray, batch)
-            self._keep(batch, batch_size)
-            rows.append(batch)
-            have += _rows(batch)
-            while have >= batch_size:
-                whole = keras.tree.map_structure(lambda *leaves: np.concatenate(leaves), *rows)
-                yield keras.tree.map_structure(lambda leaf: leaf[:batch_size], whole)
-                rest = keras.tree.map_structure(lambda leaf: leaf[batch_size:], whole)
-                have -= batch_size
-                rows = [rest] if have else []
-
-    def _keep(self, batch: Any, batch_size: int) -> None:
-        if sum(map(_rows, self._stock)) < batch_size:
-            self._stock.append(batch)
-
-    def fit_arguments(self, batch_size: int, *, static: bool = False) -> dict[str, Any]:
-        return {"x": self._batches(batch_size)}
-
-    def validation_arguments(self, batch_size: int) -> dict[str, Any]:
-        return {"validation_data": self._batches(batch_size), "validation_steps": 2}
-
-
-def _rows(batch: Any) -> int:
-    return len(keras.tree.flatten(batch)[0])
 
 
 def synthetic_batches(x: Any, y: Any) -> DatasetBatches:

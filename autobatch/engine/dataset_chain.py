@@ -6,6 +6,7 @@ there since TensorFlow 2.0); where it does not, the first batch is looked at ins
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +14,11 @@ from typing import Any
 
 import tensorflow as tf
 
-SCAN_SECONDS = 20.0  # at most, to look through a dataset for its longest batch
+from autobatch.units import MIB
+
+SCAN_SECONDS = 10.0  # at most, to look through a dataset for its longest batch
+MOST_BATCHES = 10_000  # to look at where nothing says how many there are
+WORTH_A_WORD = 16 * MIB  # of float64: below, nobody gains by changing it
 
 
 def _chain(dataset: Any) -> Iterator[Any]:
@@ -68,37 +73,113 @@ def batch_size(dataset: Any) -> int | None:
 def samples(dataset: Any, size: int | None) -> int | None:
     """Samples in one epoch of a batched dataset; exact where the batching itself is in sight."""
     batching = _batching(dataset)
-    if batching is not None:
-        inside = getattr(batching, "_input_dataset", None)
-        count = cardinality(inside) if inside is not None else None
-        if count is not None:
+    inside = getattr(batching, "_input_dataset", None)
+    count = cardinality(inside) if inside is not None else None
+    batches = _count_of_batches(dataset)
+    if batches is None or size is None:
+        return count
+    if count is not None:
+        whole = count // size if static_batch_size(dataset) is not None else math.ceil(count / size)
+        if batches == whole:
             return count
-    count = cardinality(dataset)
-    return count * size if count is not None and size is not None else None
+    return batches * size  # cut by take, skip or shard, or repeated
+
+
+def _count_of_batches(dataset: Any) -> int | None:
+    """Batches in one pass, or in one round of what repeats without end behind the batching."""
+    batching = _batching(dataset)
+    for each in _chain(dataset):
+        count = int(each.cardinality())
+        if count >= 0:
+            return count
+        if count == tf.data.UNKNOWN_CARDINALITY or each is batching:
+            return None
+    return None
+
+
+def held_tensors(dataset: Any) -> list[Any]:
+    """The tensors that the dataset holds whole, as `from_tensor_slices` does."""
+    held: list[Any] = []
+    seen: set[int] = set()
+    waiting = [dataset]
+    while waiting:
+        each = waiting.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        held += [t for t in getattr(each, "_tensors", ()) if isinstance(t, tf.Tensor)]
+        waiting += each._inputs() if hasattr(each, "_inputs") else []
+    return held
+
+
+def tensor_bytes(tensor: Any) -> int:
+    """Bytes of a tensor's numbers."""
+    return int(tensor.dtype.size * math.prod(tensor.shape.as_list()))
+
+
+def wide_bytes(dataset: Any) -> int:
+    """Bytes of float64 that the dataset holds whole, where they are worth a word."""
+    wide = sum(tensor_bytes(t) for t in held_tensors(dataset) if t.dtype == tf.float64)
+    return wide if wide > WORTH_A_WORD else 0
 
 
 @dataclass(frozen=True, slots=True)
 class LongestBatch:
-    """The batch with the most numbers a sample, among those looked at."""
+    """The batch with the most numbers a sample, among those looked at.
+
+    Attributes:
+        batch: It.
+        shapes: Of a sample in it.
+        unequal: There were batches of other shapes.
+        ragged: They differ inside ragged tensors.
+        samples: In all batches; None where not all were looked at.
+    """
 
     batch: Any
+    shapes: tuple[tuple[int, ...], ...]
     unequal: bool
-    described: str
+    ragged: bool
+    samples: int | None
 
 
-def longest_batch(dataset: Any) -> LongestBatch:
-    """Look through one round of the dataset, for a limited time, for its longest batch."""
+def longest_batch(dataset: Any, batches: int | None) -> LongestBatch:
+    """Look through the dataset, for a limited time, for its longest batch.
+
+    Args:
+        dataset: Of batches.
+        batches: In an epoch; None where unknown.
+    """
     started, longest, best = time.monotonic(), None, -1.0
-    seen: set[tuple[tuple[Any, ...], ...]] = set()
-    for batch in dataset.take(max(1, cardinality(dataset) or 10_000)):
-        leaves = [leaf for leaf in tf.nest.flatten(batch) if isinstance(leaf, tf.Tensor)]
-        shapes = tuple(tuple(leaf.shape[1:]) for leaf in leaves)
-        seen.add(shapes)
-        weight = sum(float(tf.size(leaf)) / max(1, leaf.shape[0]) for leaf in leaves)
+    rows: int | None = 0
+    seen: set[tuple[tuple[int, ...], ...]] = set()
+    ragged = False
+    limit = batches or MOST_BATCHES
+    for looked, batch in enumerate(dataset.take(limit + 1)):
+        if looked >= limit or time.monotonic() - started > SCAN_SECONDS:
+            rows = None
+            break
+        leaves = tf.nest.flatten(batch)
+        ragged |= any(isinstance(leaf, tf.RaggedTensor) for leaf in leaves)
+        seen.add(_sample_shapes(batch))
+        rows = rows + _rows(leaves[0]) if rows is not None else None
+        weight = sum(_numbers(leaf) / max(1, _rows(leaf)) for leaf in leaves)
         if weight > best:
             longest, best = batch, weight
-        if time.monotonic() - started > SCAN_SECONDS:
-            break
-    last = [tuple(s.shape[1:]) for s in tf.nest.flatten(longest) if isinstance(s, tf.Tensor)]
-    described = ", ".join("x".join(map(str, shape)) or "scalar" for shape in last)
-    return LongestBatch(longest, len(seen) > 1, described)
+    return LongestBatch(longest, _sample_shapes(longest), ragged or len(seen) > 1, ragged, rows)
+
+
+def _rows(leaf: Any) -> int:
+    if isinstance(leaf, tf.SparseTensor):
+        return int(leaf.dense_shape[0])
+    return int(leaf.nrows()) if isinstance(leaf, tf.RaggedTensor) else int(tf.shape(leaf)[0])
+
+
+def _numbers(leaf: Any) -> float:
+    if isinstance(leaf, tf.SparseTensor):
+        return float(tf.size(leaf.values))
+    return float(tf.size(leaf.flat_values if isinstance(leaf, tf.RaggedTensor) else leaf))
+
+
+def _sample_shapes(batch: Any) -> tuple[tuple[int, ...], ...]:
+    leaves = [leaf for leaf in tf.nest.flatten(batch) if isinstance(leaf, tf.Tensor)]
+    return tuple(tuple(leaf.shape[1:]) for leaf in leaves)

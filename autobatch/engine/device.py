@@ -22,10 +22,12 @@ class DeviceMemory:
         name: TensorFlow's name of it, `GPU:0` or `CPU:0`.
         description: What it is, for a person.
         limit_bytes: What the allocator may hand out.
+        grows: It takes memory as it needs it, region by region, and not all at the start.
     """
 
-    def __init__(self, name: str, description: str, limit_bytes: int) -> None:
+    def __init__(self, name: str, description: str, limit_bytes: int, *, grows: bool) -> None:
         self.name, self.description, self.limit_bytes = name, description, limit_bytes
+        self.grows = grows
         self._info = tf.config.experimental.get_memory_info
         self._reset = tf.config.experimental.reset_memory_stats
 
@@ -96,8 +98,10 @@ def open_memory(request: DeviceRequest) -> DeviceMemory:
     if request.kind == "cpu":
         limit = int(os.environ[LIMIT_VARIABLE]) * MIB
         name, described = "CPU:0", f"CPU of this machine ({platform.machine()})"
+        grows = True
     else:
         name = "GPU:0"  # of those visible to this process
+        grows = _gpu_grows()
         details = tf.config.experimental.get_device_details(tf.config.get_visible_devices("GPU")[0])
         described = details.get("device_name", "GPU")
         limit = _gpu_limit_bytes()
@@ -108,7 +112,18 @@ def open_memory(request: DeviceRequest) -> DeviceMemory:
             f"The allocator of {name} gives no memory statistics ({error}); autobatch needs "
             "TensorFlow's own BFC allocator (unset TF_GPU_ALLOCATOR)."
         ) from error
-    return DeviceMemory(name, described, limit)
+    return DeviceMemory(name, described, limit, grows=grows)
+
+
+def _gpu_grows() -> bool:
+    """Whether the GPU's memory is taken as it is needed, by the environment or the user's code."""
+    if "TF_FORCE_GPU_ALLOW_GROWTH" in os.environ:
+        return os.environ["TF_FORCE_GPU_ALLOW_GROWTH"].lower() in ("1", "true")
+    try:
+        gpu = tf.config.get_visible_devices("GPU")[0]
+        return bool(tf.config.experimental.get_memory_growth(gpu))
+    except ValueError:  # of a GPU with a limit of its own
+        return False
 
 
 def _gpu_limit_bytes() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import sysconfig
 import traceback
@@ -13,6 +14,11 @@ from autobatch.errors import AutobatchError, UsageError
 from autobatch.protocol import Failed
 
 MAX_TEXT = 20_000  # of a message: TensorFlow's can hold a whole graph
+# Keras tells which layer it was first, and what it was two lines further, in bold.
+_KERAS = re.compile(
+    r"\A(Exception encountered when calling [^\n]*)\.\n+\x1b\[1m(.*?)\x1b\[0m", re.S
+)
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _OURS = str(Path(__file__).resolve().parent.parent) + os.sep
 _LIBRARIES = tuple(
     {str(Path(sysconfig.get_path(name)).resolve()) + os.sep for name in ("stdlib", "purelib")}
@@ -24,7 +30,7 @@ def describe(error: BaseException, *, phase: str) -> Failed:
     ours = isinstance(error, AutobatchError)
     return Failed(
         exception_types=_type_names(error),
-        message=str(error)[:MAX_TEXT],
+        message=_text(error),
         causes=tuple(_causes(error)),
         traceback="".join(_format(error))[-4 * MAX_TEXT :],
         user_traceback="" if ours else _user_traceback(error),
@@ -32,6 +38,11 @@ def describe(error: BaseException, *, phase: str) -> Failed:
         usage=isinstance(error, UsageError),
         ours=ours,
     )
+
+
+def _text(error: BaseException) -> str:
+    """The message, what happened in its first line, without colours."""
+    return _COLOURS.sub("", _KERAS.sub(r"\1: \2", str(error)[:MAX_TEXT]))
 
 
 def _type_names(error: BaseException) -> tuple[str, ...]:
@@ -50,7 +61,7 @@ def _causes(error: BaseException) -> list[tuple[tuple[str, ...], str]]:
         for other in (each.__cause__, each.__context__, *getattr(each, "exceptions", ())):
             if other is not None and id(other) not in seen:
                 seen.add(id(other))
-                found.append((_type_names(other), str(other)[:MAX_TEXT]))
+                found.append((_type_names(other), _text(other)))
                 waiting.append(other)
     return found
 
@@ -66,6 +77,7 @@ def _user_traceback(error: BaseException) -> str:
     frames = [f for f in traceback.extract_tb(_tb(error)) if _is_users(f.filename)]
     lines = ["Traceback (your files only):\n", *traceback.format_list(frames)] if frames else []
     text = "".join(lines + traceback.format_exception_only(type(error), error))
+    text = _COLOURS.sub("", text)
     return text if len(text) <= MAX_TEXT else text[: MAX_TEXT // 2] + "\n[...]\n"
 
 

@@ -16,7 +16,7 @@ import keras
 
 from autobatch.engine import script, synthetic, training
 from autobatch.engine.batches import synthetic_batches
-from autobatch.errors import ModelError
+from autobatch.errors import ModelError, UsageError
 from autobatch.protocol import Prepare, Target
 from autobatch.targets import PickledModel
 
@@ -41,6 +41,7 @@ def load(
 
     Raises:
         ModelError: There is no model, or more than one that could be meant.
+        UsageError: The script calls `fit` fewer times than the request counts on.
         Exception: Whatever the user's code raises.
     """
     on_stage("loading")
@@ -50,16 +51,21 @@ def load(
         return _training(_load_saved(target, request.safe_mode), {}, request)
     if target.kind == "pickle":
         return _training(*_unpickle(target), request)
-    calls = 0
+    script.keep_devices()
     if target.kind == "script":
         trap = script.FitTrap(request.fit_call, on_fit)
         trap.install()
         names = _run_script(target)
-        calls = trap.calls
+        trap.remove()
+        if trap.calls:
+            raise UsageError(
+                f"{target.path} calls fit {trap.calls} times; --fit {request.fit_call} asks for "
+                f"one more than there is. Give a number from 1 to {trap.calls}."
+            )
     else:
         names = vars(_import(target))
     on_stage("building")
-    return _training(_find_model(names, target, calls), names, request)
+    return _training(_find_model(names, target), names, request)
 
 
 def _training(model: Any, names: Mapping[str, Any], request: Prepare) -> training.Training:
@@ -130,7 +136,7 @@ def _import(target: Target) -> Any:
     return module
 
 
-def _find_model(names: Mapping[str, Any], target: Target, fit_calls: int) -> Any:
+def _find_model(names: Mapping[str, Any], target: Target) -> Any:
     where = target.path or target.module
     if target.name is not None:
         if target.name not in names:
@@ -154,10 +160,10 @@ def _find_model(names: Mapping[str, Any], target: Target, fit_calls: int) -> Any
             f"{where} has more than one model: {', '.join(candidates)}. Say which: "
             f"autobatch probe {where}:{candidates[0]}."
         )
+    for name, value in names.items():
+        _refuse_legacy(name, value)
     called = (
-        f"It called fit {fit_calls} times, fewer than --fit asks for."
-        if fit_calls
-        else f"It ran to its end without model.fit, and has none of {', '.join(FACTORIES)} and "
+        f"It ran to its end without model.fit, and has none of {', '.join(FACTORIES)} and "
         "no Keras model of its own."
         if target.kind == "script"
         else f"It has none of {', '.join(FACTORIES)} and no Keras model of its own."
@@ -190,11 +196,20 @@ def _call_factory(factory: Any, name: str) -> Any:
         )
     model = factory()
     if not isinstance(model, keras.Model):
-        legacy = " (a legacy tf_keras model?)" if "tf_keras" in type(model).__module__ else ""
+        _refuse_legacy(name, model)
         raise ModelError(
-            f"{name}() returned {type(model).__name__}{legacy}; expected a Keras 3 model."
+            f"{name}() returned {type(model).__name__}; expected a Keras model. Have it return "
+            "one, or name another function."
         )
     return model
+
+
+def _refuse_legacy(name: str, value: Any) -> None:
+    if any(kind.__module__.split(".")[0] == "tf_keras" for kind in type(value).__mro__):
+        raise ModelError(
+            f"{name} is a legacy tf_keras (Keras 2) model; autobatch works with Keras 3. Unset "
+            "TF_USE_LEGACY_KERAS and import keras instead of tf_keras."
+        )
 
 
 def _unpickle(target: Target) -> tuple[Any, Mapping[str, Any]]:

@@ -13,12 +13,31 @@ _NUMBERS = ("momentum", "beta_1", "beta_2", "epsilon")
 
 def describe(model: Any) -> tuple[OptimizerInfo, ...]:
     """The compiled optimizer first, then those that the model holds beside it."""
+    return tuple(_describe(name, optimizer) for name, optimizer in _held(model))
+
+
+def applied(model: Any) -> tuple[str, ...]:
+    """Names of the optimizers that the training steps so far apply: those have variables by now.
+
+    `compile()` without an optimizer makes one that a training step of the user's may never use.
+    """
+    return tuple(name for name, optimizer in _held(model) if optimizer.built)
+
+
+def _held(model: Any) -> list[tuple[str, Any]]:
+    """Name and optimizer: plain attributes first, then those in lists and dictionaries."""
+    names = ("optimizer", *sorted(vars(model)))
+    values = [(name, getattr(model, name, None)) for name in names]
+    for name, value in values[:]:
+        if isinstance(value, dict) and not name.startswith("_"):
+            values += [(f"{name}[{key!r}]", each) for key, each in value.items()]
+        elif isinstance(value, (list, tuple)) and not name.startswith("_"):
+            values += [(f"{name}[{place}]", each) for place, each in enumerate(value)]
     found: dict[int, tuple[str, Any]] = {}
-    for attribute in ("optimizer", *sorted(vars(model))):
-        value = getattr(model, attribute, None)
-        if isinstance(value, keras.optimizers.Optimizer) and attribute[0] != "_":
-            found.setdefault(id(value), (attribute, value))
-    return tuple(_describe(attribute, optimizer) for attribute, optimizer in found.values())
+    for name, value in values:
+        if isinstance(value, keras.optimizers.Optimizer):
+            found.setdefault(id(value), (name, value))
+    return list(found.values())
 
 
 def _describe(attribute: str, optimizer: Any) -> OptimizerInfo:

@@ -12,12 +12,14 @@ import functools
 import importlib.abc
 import importlib.util
 import inspect
+import os
 import sys
 import types
 from collections.abc import Callable
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from autobatch.engine import training as trainings
 from autobatch.errors import ModelError
@@ -37,9 +39,10 @@ class FitTrap:
         self._inside = False
 
     def install(self) -> None:
-        """Replace `fit` and `train_on_batch` for the rest of this process."""
+        """Replace `fit` and `train_on_batch` while the script runs."""
         owner = next(c for c in keras.Model.__mro__ if "fit" in vars(c))
         original = vars(owner)["fit"]
+        self._replaced = owner, {name: vars(owner)[name] for name in ("fit", "train_on_batch")}
         signature = inspect.signature(original)
 
         @functools.wraps(original)
@@ -63,6 +66,12 @@ class FitTrap:
         owner.train_on_batch = self._refuse_train_on_batch
         _when_imported("tf_keras", _refuse_legacy_keras)
 
+    def remove(self) -> None:
+        """Put them back: the script ended without the call, and trials will call them."""
+        owner, originals = self._replaced
+        for name, original in originals.items():
+            setattr(owner, name, original)
+
     def _refuse_train_on_batch(self, *_: Any, **__: Any) -> None:
         raise _RefusedError(
             "The script trains with a loop of its own around train_on_batch, where autobatch can "
@@ -75,9 +84,23 @@ class _RefusedError(ModelError, SystemExit):
     """A ModelError that `except Exception` in the user's script does not swallow."""
 
 
+class _FirstStep(keras.callbacks.Callback):  # type: ignore[misc]
+    """Ends a training after its first step.
+
+    (`steps_per_epoch=1` would make one batch of all the data that no batch size is given for.)
+    """
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.model.stop_training = True
+
+
 def _one_step(call: dict[str, Any]) -> dict[str, Any]:
-    """The same call for one step of training and one of validation."""
-    cut = dict(call, epochs=1, initial_epoch=0, steps_per_epoch=1, callbacks=None, verbose=0)
+    """The same call for one step of training and one of validation.
+
+    The script's own callbacks stay out: they could write over the files of a real training.
+    """
+    epochs = call["initial_epoch"] + 1
+    cut = dict(call, epochs=epochs, callbacks=[_FirstStep()], verbose=0, validation_freq=1)
     if call["validation_data"] is not None or call["validation_split"]:
         cut["validation_steps"] = 1
     return cut
@@ -88,11 +111,39 @@ def run_as_main(path: str, code: types.CodeType) -> dict[str, Any]:
 
     The module stays `__main__` afterwards: classes that it defines are looked up there.
     """
+    os.environ["MPLBACKEND"] = "Agg"  # plt.show() would wait for somebody to close the window
     module = types.ModuleType("__main__")
     module.__dict__.update(__file__=path, __builtins__=__builtins__, __cached__=None)
     sys.modules["__main__"] = module
     exec(code, module.__dict__)  # noqa: S102 - running the user's script is what we are for
     return module.__dict__
+
+
+def keep_devices() -> None:
+    """Leave the GPUs as autobatch has set them up, whatever the script says of them.
+
+    Most scripts turn memory growth on, which TensorFlow refuses beside a memory limit.
+    """
+
+    def unless_gpu(original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def call(devices: Any, *args: Any, **kwargs: Any) -> Any:
+            several = devices if isinstance(devices, (list, tuple)) else [devices]
+            kinds = {getattr(each, "device_type", None) for each in several}
+            kinds |= {each for each in (*args, *kwargs.values()) if isinstance(each, str)}
+            return None if "GPU" in kinds else original(devices, *args, **kwargs)
+
+        return call
+
+    for owner, names in (
+        (tf.config, ("set_visible_devices", "set_logical_device_configuration")),
+        (
+            tf.config.experimental,
+            ("set_visible_devices", "set_virtual_device_configuration", "set_memory_growth"),
+        ),
+    ):
+        for name in names:
+            setattr(owner, name, unless_gpu(getattr(owner, name)))
 
 
 def _refuse_legacy_keras(module: Any) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
+import tempfile
 import time
 from typing import Any, NoReturn
 
@@ -18,6 +21,15 @@ from autobatch.protocol import Channel, Failed, Prepare, Prepared, RunTrial, Sta
 _READ_AT_IMPORT = ("TF_", "XLA_", "CUDA_", "KERAS_BACKEND")
 _HARMLESS = ("TF_CPP_", "TF_USE_LEGACY_KERAS")
 _OURS_ON_CPU = ("TF_CPU_", "TF_ENABLE_ONEDNN_OPTS", "CUDA_")
+
+_USERS_OWN = (
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    tf.errors.InvalidArgumentError,
+)
 
 
 def serve(channel: Channel, request: Prepare) -> NoReturn:
@@ -40,10 +52,11 @@ class _Session:
             self.train(model_source.load(self._request, on_fit=self.train, on_stage=self._on_stage))
         except BaseException as error:  # noqa: BLE001 - the user's code may raise anything
             self._channel.send(failures.describe(error, phase=self._phase))
-        worker.leave(1)
+        _leave(1)
 
     def train(self, training: Training) -> NoReturn:
         """Say what there is, then run the trials that are asked for. Never returns."""
+        self._phase = "building"
         try:
             memory = device.open_memory(self._request.device)
             self._channel.send(self._prepared(training, memory))
@@ -52,8 +65,8 @@ class _Session:
                 self._channel.send(self._trial(training, memory, request))
         except BaseException as error:  # noqa: BLE001
             self._channel.send(failures.describe(error, phase=self._phase))
-            worker.leave(1)
-        worker.leave(0)
+            _leave(1)
+        _leave(0)
 
     def _on_stage(self, stage: str, step: int = 0, steps: int = 0) -> None:
         if stage == "step" and not self._traced:
@@ -69,15 +82,14 @@ class _Session:
             )
         model, batches = training.model, training.batches
         parameters = f", {_count(model)} parameters" if model.built else ""
-        fixed = {t.shape[0] for t in keras.tree.flatten(getattr(model, "inputs", None) or [])}
         return Prepared(
             model=f"{model.name}{parameters}",
             device_name=memory.description,
             limit_bytes=memory.limit_bytes,
-            resident_bytes=memory.bytes_in_use(),
+            resident_bytes=memory.bytes_in_use() + batches.device_bytes,
             samples=batches.samples,
             script_batch_size=training.script_batch_size,
-            fixed_batch_size=next(iter(fixed)) if len(fixed) == 1 else None,
+            fixed_batch_size=training.fixed_batch_size,
             has_validation=bool(training.validation),
             optimizers=optimizers.describe(model),
             jit_compile=bool(getattr(model, "jit_compile", False)),
@@ -98,20 +110,40 @@ class _Session:
         }
 
     def _trial(self, training: Training, memory: device.DeviceMemory, request: RunTrial) -> Any:
-        recorder = trial.Recorder(memory, self._on_stage, request.enough_bytes)
+        recorder = trial.Recorder(memory, self._on_stage, request, training.batches.held_bytes)
         try:
             return trial.run(training, recorder, request, static=self._static or request.proof)
         except BaseException as error:  # noqa: BLE001
+            training.forget_traces()
             if self._needs_static_shapes(training, error):
                 # Its batches have a fixed size in their shape, and the model counts on one.
                 self._static = True
+                return self._trial(training, memory, request)
+            if self._cannot_validate(training, error):
+                training.borrows = False
                 return self._trial(training, memory, request)
             failed = failures.describe(error, phase=self._phase)
             return _with_steps(failed, recorder, memory)
 
     def _needs_static_shapes(self, training: Training, error: BaseException) -> bool:
-        kinds = (ValueError, TypeError, tf.errors.InvalidArgumentError)
-        return training.batches.static and not self._static and isinstance(error, kinds)
+        return training.batches.static and not self._static and isinstance(error, _USERS_OWN)
+
+    def _cannot_validate(self, training: Training, error: BaseException) -> bool:
+        """Whether it was our idea alone to validate this model."""
+        ours = training.borrows and not training.validation
+        return ours and self._phase == "validation" and isinstance(error, _USERS_OWN)
+
+
+def _leave(status: int) -> NoReturn:
+    """End the process, but not without removing the temporary folders of the user's script.
+
+    They go when Python ends, which this process does not live to see.
+    """
+    for each in gc.get_objects():
+        if type(each) is tempfile.TemporaryDirectory:
+            with contextlib.suppress(Exception):
+                each.cleanup()
+    worker.leave(status)
 
 
 def _with_steps(failed: Failed, recorder: trial.Recorder, memory: device.DeviceMemory) -> Failed:

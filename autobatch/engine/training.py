@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from autobatch.engine.batches import ArrayBatches, Batches, DatasetBatches, IterableBatches
+from autobatch.engine.batches import ArrayBatches, Batches, DatasetBatches
+from autobatch.engine.iterable_batches import IterableBatches
 from autobatch.errors import ModelError
 
 VALIDATION_STEPS = 2  # a whole batch and, where the data has one, the smaller one after it
@@ -29,6 +30,7 @@ class Training:
         validation: The user's own arguments for validation; empty where there are none.
         script_batch_size: What the user's script trains with; None where nothing says.
         warnings: Sentences the user should read.
+        borrows: Validate on training data, where the user validates nothing.
     """
 
     model: Any
@@ -37,16 +39,38 @@ class Training:
     validation: dict[str, Any]
     script_batch_size: int | None = None
     warnings: tuple[str, ...] = ()
+    borrows: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        # A model with a training step of its own alone may have nothing that could be validated.
+        own_train, own_test = (
+            getattr(type(self.model), name) is not getattr(keras.Model, name)
+            for name in ("train_step", "test_step")
+        )
+        self.borrows = own_test or not own_train
+
+    @property
+    def fixed_batch_size(self) -> int | None:
+        """A batch size that is baked into the model's inputs."""
+        inputs = keras.tree.flatten(getattr(self.model, "inputs", None) or [])
+        sizes = {tensor.shape[0] for tensor in inputs}
+        return next(iter(sizes)) if len(sizes) == 1 else None
+
+    def forget_traces(self) -> None:
+        """Have the model trace its steps anew: TensorFlow keeps one that failed half-way."""
+        self.model.train_function = self.model.test_function = None
 
     def validation_arguments(self, batch_size: int) -> dict[str, Any]:
         """Arguments that have `fit` validate for a step or two, as the user's training would.
 
         Validation data that comes in batches keeps their size; arrays are cut as Keras cuts them.
-        Where the user validates nothing, the training data serves.
+        Where the user validates nothing, the training data serves, if the model can be validated.
         """
         data = self.validation.get("validation_data")
         if data is None:
-            return self.batches.validation_arguments(batch_size)
+            splits = bool(self.validation.get("validation_split"))
+            lends = splits or self.borrows
+            return self.batches.validation_arguments(batch_size) if lends else {}
         if isinstance(data, tf.data.Dataset):
             return {"validation_data": data.take(VALIDATION_STEPS)}
         if not isinstance(data, (tuple, list)):
@@ -75,7 +99,7 @@ def from_fit_call(model: Any, fit: Callable[..., Any], call: Mapping[str, Any]) 
     extra = {"class_weight": call["class_weight"]}
     batches: Batches
     if isinstance(x, tf.data.Dataset):
-        batches = DatasetBatches(x, batched=True, extra=extra)
+        batches = DatasetBatches(x, batched=True, extra=extra, lengths_vary=_is_open(model))
     elif _are_arrays(x):
         steps = call["steps_per_epoch"]
         batches = ArrayBatches(
@@ -88,7 +112,7 @@ def from_fit_call(model: Any, fit: Callable[..., Any], call: Mapping[str, Any]) 
             asked = math.ceil(batches.samples / steps)  # as Keras's array adapter does
         batches.batch_size = asked or 32
     elif hasattr(x, "__iter__") or hasattr(x, "__getitem__"):
-        batches = IterableBatches(x)
+        batches = IterableBatches(x, call["class_weight"], lengths_vary=_is_open(model))
     else:
         raise ModelError(
             f"fit was given training data of type {type(x).__name__}, which autobatch cannot cut "
@@ -101,6 +125,8 @@ def from_fit_call(model: Any, fit: Callable[..., Any], call: Mapping[str, Any]) 
         batches.samples = batches.samples or steps * batches.batch_size
     given = ("validation_data", "validation_steps", "validation_batch_size")
     validation = {name: call[name] for name in given if call[name] is not None}
+    if call["validation_split"]:
+        validation["validation_split"] = call["validation_split"]
     return Training(model, fit, batches, validation, batches.batch_size)
 
 
@@ -128,17 +154,23 @@ def from_data(model: Any, data: Any, validation: Any = None) -> Training:
 
 def _batches(model: Any, data: Any) -> Batches:
     if isinstance(data, tf.data.Dataset):
-        return DatasetBatches(data, batched=_is_batched(model, data))
+        return DatasetBatches(data, batched=_is_batched(model, data), lengths_vary=_is_open(model))
     if isinstance(data, tuple) and len(data) in (2, 3) and _are_arrays(data[0]):
         return ArrayBatches(*data)
     if _are_arrays(data):
         return ArrayBatches(data)
     if hasattr(data, "__iter__") or hasattr(data, "__getitem__"):
-        return IterableBatches(data)
+        return IterableBatches(data, lengths_vary=_is_open(model))
     raise ModelError(
         f"build_dataset must give arrays, a tf.data.Dataset, a PyDataset or an iterable of "
         f"batches; received {type(data).__name__}."
     )
+
+
+def _is_open(model: Any) -> bool:
+    """Whether the model takes samples of unequal shapes, as far as one can know."""
+    inputs = keras.tree.flatten(getattr(model, "inputs", None) or [])
+    return not inputs or any(None in tensor.shape[1:] for tensor in inputs)
 
 
 def _are_arrays(data: Any) -> bool:
@@ -146,7 +178,8 @@ def _are_arrays(data: Any) -> bool:
     leaves = keras.tree.flatten(data)
     kinds = (np.ndarray, tf.Tensor, tf.Variable, tf.RaggedTensor, tf.SparseTensor)
     return bool(leaves) and all(
-        isinstance(leaf, kinds) or hasattr(leaf, "__array__") for leaf in leaves
+        isinstance(leaf, kinds) or hasattr(leaf, "__array__") or hasattr(leaf, "tocoo")
+        for leaf in leaves
     )
 
 

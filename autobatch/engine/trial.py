@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import gc
-import math
 import time
 from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 
+from autobatch.engine import optimizers
 from autobatch.engine.device import DeviceMemory
+from autobatch.engine.replay import StepTrace
 from autobatch.engine.training import Training
+from autobatch.errors import ModelError
 from autobatch.protocol import RunTrial, TrialDone
 
 SECOND_EPOCH_STEPS = 2  # of a proof: after validation, training goes on in another memory layout
+TRACED_STEP = 1  # counted from 0: the first step at a size may still set things up
 _ENDLESS = 1 << 30  # epochs: the recorder ends the training, not their number
 
 
@@ -24,6 +28,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
     Attributes:
         peaks: Most bytes in use during each step.
         seconds: Wall time of each step.
+        needed_bytes: What the traced step needs with fragmentation counted; None without a trace.
         other_peak: Most bytes in use outside the steps, where data is moved and validation runs.
         validation_steps: How many ran.
         not_a_number: A loss was no number.
@@ -33,16 +38,22 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         self,
         memory: DeviceMemory,
         on_stage: Callable[[str, int, int], None],
-        enough_bytes: int | None = None,
+        request: RunTrial,
+        data_bytes: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
-        self._memory, self._on_stage, self._enough_bytes = memory, on_stage, enough_bytes
+        self._memory, self._on_stage, self._request = memory, on_stage, request
+        self._trace = StepTrace(memory, data_bytes) if request.trace else None
+        self.needed_bytes: int | None = None
+        memory.reset_peak()  # what loading took is past
         self.peaks: list[int] = []
         self.seconds: list[float] = []
         self.other_peak = 0
         self.validation_steps = 0
         self.not_a_number = False
         self._until = self._total = 0
+        self._first = 0  # batch of the step that runs: with steps_per_execution it has several
+        self._in_epoch = 0
         self._started = 0.0
 
     def expect(self, steps: int, total: int) -> None:
@@ -53,23 +64,50 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         self._on_stage("step", len(self.peaks) + 1, self._total)
         self.other_peak = max(self.other_peak, self._memory.peak_bytes())
         self._memory.reset_peak()
+        self._first = batch
+        if self._trace is not None and len(self.peaks) == TRACED_STEP:
+            self._trace.start()
         self._started = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        loss = float((logs or {}).get("loss", 0.0))  # waits for the device
-        self.seconds.append(time.perf_counter() - self._started)
+        self.not_a_number |= _any_not_a_number(logs)  # waits for the device
+        batches = max(1, batch - self._first + 1)
+        self.seconds.append((time.perf_counter() - self._started) / batches)
         self.peaks.append(self._memory.peak_bytes())
         self._memory.reset_peak()
-        self.not_a_number |= math.isnan(loss)
-        enough = self._enough_bytes is not None and self.peaks[-1] > self._enough_bytes
+        self._in_epoch += 1
+        if self._trace is not None and len(self.peaks) == TRACED_STEP + 1:
+            self.needed_bytes = self._trace.needed_bytes(self.model)
+        limit = self._request.enough_bytes
+        enough = limit is not None and len(self.peaks) > TRACED_STEP and self.peaks[-1] > limit
         if len(self.peaks) >= self._until or enough:
             self.model.stop_training = True
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._in_epoch = 0
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if not self._in_epoch:  # or it would go on for ever
+            raise ModelError(
+                f"The training data ran dry after {len(self.peaks)} steps: it cannot be read a "
+                "second time. Give fit a dataset or a generator that begins anew."
+            )
 
     def on_test_begin(self, logs: Any = None) -> None:
         self._on_stage("validation", 0, 0)
 
     def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
         self.validation_steps += 1
+
+
+def _any_not_a_number(logs: Any) -> bool:
+    found = False
+    for value in (logs or {}).values():
+        try:
+            found |= bool(np.isnan(np.asarray(value, dtype=np.float64)).any())
+        except (TypeError, ValueError):  # whatever a training step of the user's gives
+            continue
+    return found
 
 
 def run(training: Training, recorder: Recorder, request: RunTrial, *, static: bool) -> TrialDone:
@@ -99,6 +137,9 @@ def run(training: Training, recorder: Recorder, request: RunTrial, *, static: bo
             arguments.setdefault("validation_freq", _ENDLESS)
         recorder.expect(steps, total)
         training.fit(**arguments, epochs=_ENDLESS, verbose=0, callbacks=[recorder])
+        # The device's copy of arrays stays until then; beside the next fit's it would count twice.
+        del arguments
+        gc.collect()
 
     # The smaller batch and validation belong to one epoch's end, so one `fit` runs both.
     fit(size, request.steps, validate=request.validation and last is None)
@@ -106,22 +147,23 @@ def run(training: Training, recorder: Recorder, request: RunTrial, *, static: bo
         fit(last, 1, validate=request.validation)
     if request.proof:
         fit(size, SECOND_EPOCH_STEPS)
-    gc.collect()
     memory = recorder._memory
     return TrialDone(
         step_peak_bytes=tuple(recorder.peaks),
         step_seconds=tuple(round(s, 4) for s in recorder.seconds),
         other_peak_bytes=max(recorder.other_peak, memory.peak_bytes()),
-        resident_bytes=memory.bytes_in_use(),
+        needed_bytes=recorder.needed_bytes,
+        resident_bytes=memory.bytes_in_use() + training.batches.device_bytes,
         validation_steps=recorder.validation_steps,
         last_batch_size=last,
         not_a_number=recorder.not_a_number,
+        optimizers=optimizers.applied(training.model),
     )
 
 
 def _last_batch_size(training: Training, size: int) -> int | None:
     """What is left for the last batch of an epoch; half a batch where that is not known."""
-    if training.batches.static or size == 1:
+    if training.batches.static or training.fixed_batch_size is not None or size == 1:
         return None
     samples = training.batches.samples
     if samples is None or samples < size:

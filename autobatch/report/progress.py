@@ -73,7 +73,8 @@ class Progress:
         samples = self.prepared.samples
         data = "" if samples is None else f", {samples:,} samples"
         budget = format_bytes(device.budget_bytes)
-        return f"{one_line(self.prepared.model)}{data} on {one_line(device.name)}, {budget}"
+        # The device's name comes last: where a line is cut, it is what matters least.
+        return f"{one_line(self.prepared.model)}{data}; {budget} on {one_line(device.name)}"
 
     def learned(self) -> str:
         """The bracket and the memory model's estimate."""

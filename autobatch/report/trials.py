@@ -34,13 +34,13 @@ def verdict(
     if trial.proof:
         passed = trial.outcome is Outcome.FITS
         return ("proof passed", "bold green") if passed else ("proof failed", "bold red")
-    if trial.outcome is Outcome.FITS and budget_bytes and trial.peak_bytes:
-        if trial.peak_bytes > budget_bytes:
+    if trial.outcome is Outcome.FITS and budget_bytes and trial.required_bytes:
+        if trial.required_bytes > budget_bytes:
             return "over budget", "yellow"
         if (
             answer
             and trial.batch_size > answer
-            and trial.peak_bytes > budget_bytes - headroom_bytes
+            and trial.required_bytes > budget_bytes - headroom_bytes
         ):
             return "too close", "yellow"
     return WORDS[trial.outcome], _STYLES.get(trial.outcome, "red")

@@ -22,7 +22,7 @@ class Nap(keras.layers.Layer):
 
     def _sleep(self, x):
         print("napping", flush=True)
-        time.sleep(0.5)
+        time.sleep(float(os.environ.get("SLOW_SECONDS", "0.5")))
         return x
 
     def compute_output_shape(self, shape):

@@ -1,0 +1,170 @@
+"""Which memory a training step takes and gives back, as TensorFlow's own profiler tells it.
+
+TensorFlow's BFC allocator notes each allocation and each release as an event of the profiler, with
+the bytes asked for and the address; the CPU's and the GPU's do. The profiler is a public one, but
+there is only one in a process, and the user's code may be using it. So a trace is a thing one may
+get: wherever the profiler does not serve, it is None, and nothing else changes.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from autobatch.fragmentation import Allocation
+
+_TAKEN, _GIVEN = "MemoryAllocation", "MemoryDeallocation"
+_WANTED = frozenset({"requested_bytes", "addr", "allocator_name"})
+_HOST_LEVEL = 1  # critical events, which the allocator's are; a step's own cost stays small
+MOST_BYTES = 256 << 20  # of a trace's file; a longer one is not worth its time
+
+
+class AllocationTrace:
+    """Records the allocations between `start` and `stop`, or inside a `with` block.
+
+    Put it around one training step, or around what brings weights and data into memory, whose
+    `residents` then tell how the memory is laid out that stays in use.
+
+    Args:
+        device: TensorFlow's name of the device, `GPU:0` or `CPU:0`.
+
+    Attributes:
+        allocations: What was recorded, in the order of its start; None where nothing was.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self._folder: str | None = None
+        self.allocations: tuple[Allocation, ...] | None = None
+
+    def __enter__(self) -> AllocationTrace:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> bool:
+        """Begin to record; False where the profiler does not serve."""
+        self.allocations = None
+        if self._folder is not None:
+            return False
+        try:
+            folder = tempfile.mkdtemp(prefix="autobatch-trace-")  # mode 0700
+        except OSError:
+            return False
+        try:
+            options = tf.profiler.experimental.ProfilerOptions(
+                host_tracer_level=_HOST_LEVEL, python_tracer_level=0, device_tracer_level=0
+            )
+            tf.profiler.experimental.start(folder, options)
+        except Exception:  # noqa: BLE001 - busy (AlreadyExistsError), disabled, or changed
+            shutil.rmtree(folder, ignore_errors=True)
+            return False
+        self._folder = folder
+        return True
+
+    def stop(self) -> tuple[Allocation, ...] | None:
+        """End the recording that `start` began, and read it. It leaves no file behind."""
+        folder, self._folder = self._folder, None
+        if folder is None:
+            return None
+        try:
+            tf.profiler.experimental.stop()
+            self.allocations = _read(Path(folder), self._device)
+        except Exception:  # noqa: BLE001 - stopped by the user's code, a full disk, a new format
+            self.allocations = None
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return self.allocations
+
+    @property
+    def residents(self) -> tuple[int, ...]:
+        """Sizes of what was allocated and is still live, in the order of its allocation."""
+        return tuple(
+            each.requested_bytes
+            for each in self.allocations or ()
+            if each.start is not None and each.end is None
+        )
+
+
+def record(device: str) -> AllocationTrace:
+    """`with record("CPU:0") as trace: step()`; then `trace.allocations`."""
+    return AllocationTrace(device)
+
+
+def _read(folder: Path, device: str) -> tuple[Allocation, ...] | None:
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    events: list[tuple[float, bool, int, int]] = []
+    for path in folder.rglob("*.xplane.pb"):
+        if path.stat().st_size > MOST_BYTES:
+            return None
+        space = xplane_pb2.XSpace()
+        space.ParseFromString(path.read_bytes())
+        for plane in space.planes:
+            events += _events(plane, device)
+    # Allocator events are noted under its lock, so time orders them; an address is free before
+    # it is given out again.
+    events.sort(key=lambda event: event[0])
+    return tuple(_paired(events)) or None
+
+
+def _events(plane: Any, device: str) -> Iterator[tuple[float, bool, int, int]]:
+    """Time, whether memory was taken, address and bytes of each event of the device's allocator."""
+    kinds = {
+        key: value.name == _TAKEN
+        for key, value in plane.event_metadata.items()
+        if value.name in (_TAKEN, _GIVEN)
+    }
+    if not kinds:
+        return
+    names = {key: value.name for key, value in plane.stat_metadata.items()}
+    wanted = {key: name for key, name in names.items() if name in _WANTED}
+    for line in plane.lines:
+        for event in line.events:
+            taken = kinds.get(event.metadata_id)
+            if taken is None:
+                continue
+            values: dict[str, Any] = {}
+            for stat in event.stats:
+                name = wanted.get(stat.metadata_id)
+                if name == "allocator_name":
+                    values[name] = stat.str_value or names.get(stat.ref_value, "")
+                elif name is not None:
+                    values[name] = stat.int64_value or stat.uint64_value
+            if values.get("addr") and serves(values.get("allocator_name", ""), device):
+                time = line.timestamp_ns + event.offset_ps / 1000
+                yield time, taken, values["addr"], values.get("requested_bytes", 0)
+
+
+def serves(allocator: str, device: str) -> bool:
+    """Whether an allocator of this name serves the device's tensors.
+
+    TensorFlow names them `GPU_0_bfc` and, though it serves the CPU, `bfc_cpu_allocator_for_gpu`;
+    beside the first, `gpu_host_bfc` serves pinned host memory.
+    """
+    kind, _, index = device.rpartition("/")[2].removeprefix("device:").partition(":")
+    if kind.upper() == "GPU":
+        return allocator.upper().startswith(f"GPU_{index or 0}_")
+    return "cpu" in allocator.lower()
+
+
+def _paired(events: list[tuple[float, bool, int, int]]) -> Iterator[Allocation]:
+    live: dict[int, tuple[int, int]] = {}
+    done: list[Allocation] = []
+    for place, (_, taken, address, size) in enumerate(events):
+        if taken:
+            live[address] = (size, place)
+        elif address in live:
+            size, start = live.pop(address)
+            done.append(Allocation(size, start, place))
+        else:
+            done.append(Allocation(size, None, place))
+    done += [Allocation(size, start, None) for size, start in live.values()]
+    return iter(sorted(done, key=lambda each: -1 if each.start is None else each.start))

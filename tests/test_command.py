@@ -1,0 +1,501 @@
+"""The command: bad input, signals, closed streams. Each through a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+import psutil
+import pytest
+from click.testing import CliRunner
+
+from autobatch import cli
+from autobatch.options import FLAGS, ProbeOptions
+
+SAMPLES = Path(__file__).resolve().parent / "samples"
+AUTOBATCH = [sys.executable, "-m", "autobatch"]
+SMALL = ["--device=cpu", "--memory-limit=128MiB", "--max=16", "--steps=3", "--proof-steps=3"]
+SCALE = ["scale-lr", "--base-lr=0.05", "--base-batch-size=16", "--batch-size=96"]
+HEAVY = ("tensorflow", "keras", "numpy", "rich", "pynvml")
+
+
+def command(*arguments: str, **settings: Any) -> subprocess.CompletedProcess[str]:
+    """`autobatch` with these arguments, run to its end among the samples."""
+    settings = {"cwd": SAMPLES, "capture_output": True, "timeout": 200, **settings}
+    return subprocess.run([*AUTOBATCH, *arguments], text=True, errors="replace", **settings)
+
+
+def probe(target: str, *arguments: str, **settings: Any) -> subprocess.CompletedProcess[str]:
+    return command("probe", target, *SMALL, *arguments, **settings)
+
+
+def error_of(stdout: str, *, kind: str) -> dict[str, Any]:
+    """The error that stdout holds, and nothing else; checked for its form."""
+    body = json.loads(stdout)
+    assert set(body) == {"schema_version", "error", "trials"}
+    error = body["error"]
+    assert error["kind"] == kind
+    assert "\n" not in error["message"], "a message is one paragraph"
+    assert "\x1b" not in stdout
+    return {**error, "trials": body["trials"]}
+
+
+# -- wrong usage, said before anything starts ------------------------------------------------------
+
+WRONG = {
+    "no target": ([], "TARGET"),
+    "no such file": (["nowhere.py"], "nowhere.py does not exist"),
+    "a directory": (["."], "is a directory"),
+    "no Python": (["../../pyproject.toml"], "not a Python file"),
+    "zero": (["tiny.py", "--min", "0"], "(--min) must be a whole number from 1 on; received 0"),
+    "negative": (["tiny.py", "--max", "-3"], "(--max) must be a whole number from 1 on"),
+    "a word": (["tiny.py", "--max", "many"], "'many' is not a valid"),
+    "a fraction": (["tiny.py", "--steps", "2.5"], "'2.5' is not a valid"),
+    "no steps": (["tiny.py", "--steps", "0"], "(--steps) must be"),
+    "no proof": (["tiny.py", "--proof-steps", "0"], "(--proof-steps) must be"),
+    "bounds crossed": (["tiny.py", "--min", "9", "--max", "3"], "9, is above the largest, 3"),
+    "no multiple": (["tiny.py", "--multiple-of", "64", "--max", "16"], "no multiple of 64"),
+    "no power": (["tiny.py", "--power-of-two", "--multiple-of", "3"], "multiple of 3"),
+    "precision": (["tiny.py", "--precision", "1"], "(--precision) must be a share"),
+    "headroom": (["tiny.py", "--headroom", "120%"], "(--headroom) must be a share"),
+    "no memory": (["tiny.py", "--memory-limit", "0"], "(--memory-limit) must be a positive size"),
+    "no unit": (["tiny.py", "--memory-limit", "6 gigs"], "received '6 gigs'"),
+    "no time": (["tiny.py", "--timeout", "nan"], "(--timeout) must be a positive number"),
+    "rate": (["tiny.py", "--base-lr", "-1"], "(--base-lr) must be a positive number"),
+    "rule": (["tiny.py", "--lr-rule", "cubic"], "must be auto, linear"),
+    "kind": (["tiny.py", "--as", "package"], "must be auto, script, module; received 'package'"),
+    "back end": (["tiny.py", "--backend", "jax"], "must be tensorflow; received 'jax'"),
+    "device": (["tiny.py", "--device", "tpu"], "received 'tpu'"),
+    "shape": (["tiny.py", "--input-shape", "3,x"], "expected sizes like 224,224,3"),
+    "empty shape": (["tiny.py", "--input-shape", "image=3,0"], "positive sizes"),
+    "fit": (["tiny.py", "--fit", "0"], "(--fit) must be"),
+    "unknown option": (["tiny.py", "--epochs", "3"], "-- --epochs 1"),
+    "log": (["tiny.py", "--log-file", "/nowhere/log"], "/nowhere/log cannot be written"),
+    "bytes": (["\udcff.py"], "not valid UTF-8"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "said"), WRONG.values(), ids=WRONG)
+def test_wrong_usage_says_what_was_received_and_what_to_do(monkeypatch, arguments, said):
+    monkeypatch.chdir(SAMPLES)
+    done = CliRunner().invoke(cli.main, ["probe", *arguments, "--json"])
+    assert done.exit_code == 2, done.output
+    assert said in error_of(done.stdout, kind="usage")["message"]
+    assert " ".join(said.split()) in " ".join(done.stderr.split())
+
+
+def test_wrong_usage_in_a_process():
+    done = command("probe", "tiny.py", "--min", "9", "--max", "3", "--json")
+    assert done.returncode == 2
+    assert "Change --min, --max" in error_of(done.stdout, kind="usage")["message"]
+    done = command("probe", "nowhere.py")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Wrong usage: nowhere.py does not exist; expected")
+    assert command("bogus").returncode == 2
+    assert command().returncode in (
+        0,
+        2,
+    )  # its help; which of them differs between versions of click
+
+
+def test_after_two_dashes_json_is_the_scripts_own():
+    done = command("probe", "nowhere.py", "--", "--json")
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_a_syntax_error_is_the_models_failure(tmp_path):
+    (tmp_path / "train.py").write_text("import keras\nmodel = = 3\n")
+    done = command("probe", "train.py", "--json", cwd=tmp_path)
+    assert done.returncode == 4
+    assert "train.py, line 2" in error_of(done.stdout, kind="model")["message"]
+
+
+def test_more_memory_than_there_is_is_a_devices_error():
+    done = command("probe", "tiny.py", "--device=cpu", "--memory-limit=900TiB", "--json")
+    assert done.returncode == 5
+    assert "900 TiB is more than" in error_of(done.stdout, kind="device")["message"]
+
+
+def test_a_bug_of_ours_is_an_error_object_too(monkeypatch):
+    monkeypatch.chdir(SAMPLES)
+    monkeypatch.setattr("autobatch.probing.probe", lambda *a, **k: 1 / 0)
+    done = CliRunner().invoke(cli.main, ["probe", "tiny.py", "--json"])
+    assert done.exit_code == 1
+    assert "ZeroDivisionError" in error_of(done.stdout, kind="error")["message"]
+
+
+# -- help, and its price ---------------------------------------------------------------------------
+
+
+def _options() -> Iterator[tuple[click.Option, str]]:
+    for parameter in cli.probe.params:
+        if isinstance(parameter, click.Option):
+            yield parameter, parameter.help or ""
+
+
+def test_the_help_states_every_default():
+    plain = " ".join(command("probe", "--help").stdout.split())
+    defaults = {f.name: f.default for f in msgspec.structs.fields(ProbeOptions)}
+    flags = {parameter.name: parameter for parameter, _ in _options()}
+    assert set(defaults) <= set(flags), "every field has an option"
+    for parameter, text in _options():
+        assert "[default: " in text, parameter.name
+        said = text.split("[default: ")[1].rstrip("]")
+        assert f"[default: {said}]" in plain.replace("- ", "-") or said in plain
+        default = defaults.get(parameter.name)
+        if parameter.name == "power_of_two":
+            assert (default, said) == (False, "any size")
+        elif isinstance(default, bool):
+            assert parameter.opts[0] == f"--{'' if default else 'no-'}{said}"
+        elif isinstance(default, (int, float)):
+            assert float(said) == default, parameter.name
+        elif isinstance(default, str):
+            assert said.split(",")[0].split(":")[0] == default, parameter.name
+        if parameter.name in defaults:
+            flag = FLAGS.get(parameter.name, f"--{parameter.name.replace('_', '-')}")
+            assert flag in parameter.opts
+
+
+def test_the_help_of_each_command_is_there():
+    for arguments in (["--help"], ["-h"], ["probe", "-h"], ["scale-lr", "--help"]):
+        assert "Usage: " in CliRunner().invoke(cli.main, arguments).stdout
+    assert re.search(r"\d+\.\d+", CliRunner().invoke(cli.main, ["--version"]).stdout)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["-c", "import autobatch"], ["-m", "autobatch", "--help"]], ids=["import", "help"]
+)
+def test_nothing_slow_is_imported(arguments):
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    imported = {line.split("|")[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
+    assert "autobatch" in imported
+    assert not imported & set(HEAVY)
+
+
+# -- scale-lr, and where stdout goes ---------------------------------------------------------------
+
+
+def test_scale_lr_scales():
+    done = command(*SCALE)
+    assert (done.returncode, done.stdout) == (0, "0.3\n")
+    assert "linear rule" in done.stderr
+    adam = [*SCALE[:1], "--base-lr=0.001", "--base-batch-size=64", "--batch-size=256"]
+    done = command(*adam, "--optimizer=Adam", "--json")
+    assert json.loads(done.stdout)["learning_rate"] == pytest.approx(0.002)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--base-lr=-1", "--base-batch-size=2", "--batch-size=4"], "received -1"),
+        (["--base-lr=1", "--base-batch-size=0", "--batch-size=4"], "received 0"),
+        (["--base-lr=1", "--base-batch-size=2"], "Missing option '--batch-size'"),
+        (["--base-lr=1", "--base-batch-size=2", "--batch-size=4", "--lr-rule=no"], "no"),
+        (["--base-lr=x", "--base-batch-size=2", "--batch-size=4"], "'x' is not a valid float"),
+    ],
+)
+def test_scale_lr_refuses_what_makes_no_sense(arguments, said):
+    done = CliRunner().invoke(cli.main, ["scale-lr", *arguments, "--json"])
+    assert done.exit_code == 2
+    assert said in error_of(done.stdout, kind="usage")["message"]
+
+
+def test_a_reader_that_has_gone_is_no_error():
+    for arguments in (SCALE, ["--help"], ["probe", "nowhere.py", "--json"]):
+        read, write = os.pipe()
+        os.close(read)
+        done = command(*arguments, capture_output=False, stdout=write, stderr=subprocess.PIPE)
+        os.close(write)
+        assert "Traceback" not in done.stderr
+        assert "BrokenPipe" not in done.stderr
+        assert done.returncode == (2 if "nowhere.py" in arguments else done.returncode)
+    head = f"set -o pipefail; {' '.join([*AUTOBATCH, *SCALE])} | head -c 1"
+    done = subprocess.run(["bash", "-c", head], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "0")
+
+
+def test_an_answer_that_stdout_does_not_take_goes_to_stderr():
+    line = " ".join([*AUTOBATCH, *SCALE])
+    full = subprocess.run(["bash", "-c", f"{line} >/dev/full"], capture_output=True, text=True)
+    assert full.returncode == 1
+    assert "No space left on device" in full.stderr
+    assert "0.3" in full.stderr
+    closed = subprocess.run(["bash", "-c", f"{line} >&-"], capture_output=True, text=True)
+    assert closed.returncode == 0
+    assert closed.stderr.startswith("0.3\n")
+    deaf = subprocess.run(["bash", "-c", f"{line} 2>&-"], capture_output=True, text=True)
+    assert (deaf.returncode, deaf.stdout) == (0, "0.3\n")
+
+
+def test_json_is_utf_8_whatever_the_terminal_speaks():
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done = command("probe", "nówhere.py", "--json", env=environment, encoding="utf-8")
+    assert "nówhere.py does not exist" in error_of(done.stdout, kind="usage")["message"]
+
+
+# -- the user's model fails ------------------------------------------------------------------------
+
+FAILING = {
+    "raises": ("broken.py:raises", "raised KeyError while building: 'output'"),
+    "needs arguments": ("broken.py:needs_arguments", "needs arguments (units)"),
+    "no model": ("broken.py:returns_a_number", "returned int; expected a Keras model"),
+    "no such function": ("broken.py:build", "Its functions: raises, needs_arguments"),
+    "exits in a function": ("broken.py:exits", "raised SystemExit while building: no GPU"),
+    "no loss": ("broken.py:has_no_loss", "raised ValueError while training: No loss to compute"),
+    "wrong shapes": ("wrong_shapes.py", "received input with shape (8, 5)"),
+    "never calls fit": ("no_model.py", "It ran to its end without model.fit"),
+    "exits before fit": ("exits_before_fit.py", "before it called model.fit. If it needs arg"),
+    "legacy script": ("legacy/train.py", "legacy tf_keras (Keras 2) model"),
+    "legacy factory": ("legacy/train.py:build_model", "legacy tf_keras (Keras 2) model"),
+    "no such module": ("no.such_module:build", "raised ModuleNotFoundError while loading"),
+}
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize(("target", "said"), FAILING.values(), ids=FAILING)
+def test_a_model_that_fails_is_told_with_its_own_words(target, said):
+    done = probe(target, "--json", "--quiet")
+    assert done.returncode == 4, done.stderr
+    error = error_of(done.stdout, kind="model")
+    assert said in error["message"]
+    if target.endswith("raises"):
+        assert 'broken.py", line 12, in raises' in error["details"]
+        assert "site-packages" not in error["details"]
+        assert "--verbose shows the whole traceback" in done.stderr
+    if "exits_before" in target:
+        assert "the following arguments are required: --data" in error["details"]
+    if "has_no_loss" in target:
+        assert {trial["outcome"] for trial in error["trials"]} == {"failed"}
+
+
+@pytest.mark.tensorflow
+def test_nothing_fits_says_how_much_was_needed():
+    done = command(
+        "probe", "large.py:build_model", "--device=cpu", "--memory-limit=2MiB", "--json", "-q"
+    )
+    assert done.returncode == 3, done.stderr
+    error = error_of(done.stdout, kind="nothing_fits")
+    assert re.search(r"Even batch size 1 does not fit.*needs at least \d.* MiB", error["message"])
+    assert error["needed_bytes"] > 4 << 20
+    assert error["budget_bytes"] == 2 << 20
+    assert error["trials"][-1]["batch_size"] == 1
+
+
+@pytest.mark.tensorflow
+def test_no_gpu_is_a_devices_error():
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_PLUGGABLE_DEVICE_LIBRARY_PATH": ""}
+    done = command("probe", "tiny.py", "--device=gpu", "--json", "-q", env=environment)
+    assert done.returncode == 5, done.stderr
+    assert "--device cpu" in error_of(done.stdout, kind="device")["message"]
+
+
+@pytest.mark.tensorflow
+def test_a_broken_tensorflow_is_a_devices_error(tmp_path):
+    (tmp_path / "tensorflow").mkdir()
+    (tmp_path / "tensorflow" / "__init__.py").write_text("raise ImportError('libcuda is gone')")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = probe("tiny.py", "--json", "-q", env=environment)
+    assert done.returncode == 5, done.stderr
+    assert "(ImportError: libcuda is gone)" in error_of(done.stdout, kind="device")["message"]
+
+
+@pytest.mark.tensorflow
+def test_a_worker_that_dies_loading_is_an_unknown_death():
+    done = probe("broken.py:dies", "--json", "-q")
+    assert done.returncode == 6, done.stderr
+    message = error_of(done.stdout, kind="worker")["message"]
+    assert "died while building" in message
+    assert "SIGSEGV" in message
+
+
+@pytest.mark.tensorflow
+def test_megabytes_on_fd_1_a_full_log_and_nan_losses_harm_nothing():
+    done = probe("noisy.py", "--json", "--log-file=/dev/full")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["batch_size"] == 16
+    assert result["base_batch_size"] == 4
+    assert any("NaN" in warning for warning in result["warnings"])
+    assert "The log file takes no more (No space left on device)" in done.stderr
+    assert "xxxx" not in done.stderr
+
+
+@pytest.mark.tensorflow
+def test_a_closed_stdout_and_stdin_take_no_workers_pipe(tmp_path):
+    """What a worker prints is in the log; the answer is on stderr, its only place."""
+    script = tmp_path / "train.py"
+    script.write_text(f"print('hello from the script')\n{(SAMPLES / 'only_model.py').read_text()}")
+    log = tmp_path / "log"
+    line = " ".join([*AUTOBATCH, "probe", str(script), *SMALL, "--max=2", f"--log-file={log}"])
+    done = subprocess.run(
+        ["bash", "-c", f"{line} <&- >&-"], capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    assert "BATCH SIZE  2" in done.stderr
+    assert "hello from the script" in log.read_text()
+
+
+# -- signals ---------------------------------------------------------------------------------------
+
+
+class Running:
+    """A probe of `slow.py` with its process tree, followed by what it writes on stderr."""
+
+    def __init__(self, *arguments: str, at: str, terminal: bool = False) -> None:
+        self.seen = ""
+        environment = {**os.environ, "SLOW_AT": at, "SLOW_SECONDS": "0.3"}
+        settings: dict[str, Any] = {"cwd": SAMPLES, "env": environment}
+        target = ["probe", "slow.py:build_model", *SMALL, "--max=4", "--steps=2", "--verbose"]
+        if terminal:
+            self._read, slave = pty.openpty()
+            fcntl.ioctl(slave, termios.TIOCSWINSZ, b"\x18\0\x50\0\0\0\0\0")
+            settings |= {"stdin": slave, "stdout": subprocess.PIPE, "stderr": slave}
+            settings["preexec_fn"] = lambda: _lead(slave)
+        else:
+            self._read, slave = os.pipe()
+            settings |= {"stdout": subprocess.PIPE, "stderr": slave}
+            settings["preexec_fn"] = lambda: signal.signal(
+                signal.SIGINT, signal.default_int_handler
+            )
+        self.process = subprocess.Popen([*AUTOBATCH, *target, *arguments], **settings)
+        os.close(slave)
+
+    def wait_for(self, text: str, limit: float = 90) -> None:
+        os.set_blocking(self._read, False)
+        until = time.monotonic() + limit
+        while text not in self.seen:
+            assert time.monotonic() < until, f"no {text!r} in {self.seen}"
+            with contextlib.suppress(BlockingIOError):
+                self.seen += os.read(self._read, 1 << 16).decode(errors="replace")
+            time.sleep(0.02)
+
+    def tree(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def type(self, keys: bytes) -> None:
+        os.write(self._read, keys)
+
+    def end(self) -> tuple[int, str]:
+        """Its exit status and its stdout; reads on, so that it never waits for us."""
+        os.set_blocking(self._read, False)
+        until = time.monotonic() + 120
+        while self.process.poll() is None:
+            assert time.monotonic() < until, self.seen
+            with contextlib.suppress(BlockingIOError, OSError):
+                self.seen += os.read(self._read, 1 << 16).decode(errors="replace")
+            time.sleep(0.01)
+        with contextlib.suppress(BlockingIOError, OSError):
+            while data := os.read(self._read, 1 << 16):
+                self.seen += data.decode(errors="replace")
+        os.close(self._read)
+        assert self.process.stdout is not None
+        with self.process.stdout as stdout:
+            return self.process.returncode, stdout.read().decode()
+
+
+def _lead(terminal: int) -> None:
+    os.setsid()
+    fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+
+
+def assert_gone(processes: list[psutil.Process], within: float) -> None:
+    """No process of these runs; one that only its parent's wait is missing for does not."""
+    assert processes
+    until = time.monotonic() + within
+    while alive := [p for p in processes if _runs(p)]:
+        assert time.monotonic() < until, alive
+        time.sleep(0.02)
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize(
+    ("at", "sign", "word"),
+    [
+        ("starting", signal.SIGINT, "proof: starting"),
+        ("building", signal.SIGTERM, "napping"),
+        ("tracing", signal.SIGINT, "napping"),
+    ],
+)
+def test_an_interrupt_leaves_nothing_behind(at, sign, word):
+    run = Running("--json", at=at)
+    run.wait_for(word)
+    workers, began = run.tree(), time.monotonic()
+    run.process.send_signal(sign)
+    status, stdout = run.end()
+    assert time.monotonic() - began < 3
+    assert status == 130
+    assert_gone(workers, within=0.5)
+    error_of(stdout, kind="interrupted")
+
+
+@pytest.mark.tensorflow
+def test_ctrl_c_in_a_terminal_while_stepping():
+    """It reaches the foreground's process group only, where no worker is; twice, as people do."""
+    run = Running(at="step", terminal=True)
+    run.wait_for("napping")
+    workers, began = run.tree(), time.monotonic()
+    run.type(b"\x03")
+    run.type(b"\x03")
+    status, _ = run.end()
+    assert time.monotonic() - began < 3
+    assert status == 130
+    assert_gone(workers, within=0.5)
+    assert "Interrupted" in run.seen
+    assert "Traceback" not in run.seen
+    assert run.seen.rindex("\x1b[?25h") > run.seen.rindex("\x1b[?25l"), "the cursor is back"
+
+
+@pytest.mark.tensorflow
+def test_a_killed_parent_takes_its_workers_along():
+    run = Running(at="step")
+    run.wait_for("napping")
+    workers = run.tree()
+    run.process.kill()
+    assert_gone(workers, within=1)
+    assert run.end()[0] == -signal.SIGKILL
+
+
+@pytest.mark.tensorflow
+def test_workers_killed_by_others_are_survived_or_named():
+    """First the one that waits for the proof, then the one that steps."""
+    run = Running("--json", at="step")
+    run.wait_for("napping")
+    search, proof = sorted(run.tree(), key=lambda p: p.create_time())
+    proof.kill()
+    run.wait_for("batch 2: fits")
+    search.kill()
+    status, stdout = run.end()
+    body = json.loads(stdout)
+    assert any("SIGKILL" in (trial["why"] or "") for trial in body["trials"])
+    if status == 0:
+        assert body["limited_by"]["kind"] in ("crash", "maximum")
+        assert body["trials"][-1]["proof"]
+    else:
+        assert status == 6
+        assert "SIGKILL" in body["error"]["message"]

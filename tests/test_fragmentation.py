@@ -1,0 +1,140 @@
+"""Replays of a step through the model of the allocator."""
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autobatch.bfc import FIRST_REGION, GRAIN, OutOfMemory, Pool
+from autobatch.fragmentation import Allocation, Replay, needed_bytes, requested_peak
+from autobatch.units import MIB
+
+SLACK = 1 + 1 / 60  # of the search's resolution
+
+
+@st.composite
+def steps(draw):
+    """Allocations with distinct places in the order, some live before, some left live."""
+    count = draw(st.integers(1, 25))
+    places = draw(st.permutations(range(2 * count)))
+    made = []
+    for k in range(count):
+        start, end = sorted(places[2 * k : 2 * k + 2])
+        before, left = draw(st.booleans()), draw(st.booleans())
+        size = draw(st.integers(1, 64 * MIB))
+        made.append(
+            Allocation(
+                size,
+                None if before and not left else start,
+                None if left else end,
+            )
+        )
+    return made
+
+
+def test_one_allocation_needs_itself_in_one_region():
+    size = 100 * MIB
+    one = [Allocation(size, 0, 1)]
+    assert size <= needed_bytes(one, grows=False) <= size * SLACK
+
+
+def test_nothing_needs_nothing():
+    assert needed_bytes([]) == 0
+
+
+def test_residents_count():
+    one = [Allocation(10 * MIB, 0, 1)]
+    alone = needed_bytes(one, grows=False)
+    assert needed_bytes(one, resident_bytes=90 * MIB, grows=False) >= alone + 88 * MIB
+    assert needed_bytes(one, residents=[90 * MIB], grows=False) >= alone + 88 * MIB
+
+
+def test_a_hole_that_is_too_short_costs_its_length():
+    """A, a small wall B and C in a row; A goes, and D is a little longer than A."""
+    size = 64 * MIB
+    step = [
+        Allocation(size, 0, 4),
+        Allocation(size // 4, 1, 7),
+        Allocation(size, 2, 7),
+        Allocation(size + size // 8, 5, 8),
+    ]
+    live = requested_peak(step)
+    # A's hole stays empty while B, C and D are live.
+    assert needed_bytes(step, grows=False) >= live + size // 2
+
+
+def test_regions_that_do_not_join_cost_more_than_one():
+    """Sizes just over half a region: each region of a growing pool holds one of them."""
+    step = [Allocation(70 * MIB, k, 10 + k) for k in range(4)]
+    assert needed_bytes(step, grows=True) > needed_bytes(step, grows=False)
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps(), st.integers(0, 100 * MIB), st.booleans())
+def test_never_below_what_is_live(step, resident_bytes, grows):
+    need = needed_bytes(step, resident_bytes=resident_bytes, grows=grows)
+    assert need >= requested_peak(step, resident_bytes)
+
+
+@settings(max_examples=30, deadline=None)
+@given(steps(), st.booleans())
+def test_deterministic_and_enough(step, grows):
+    need = needed_bytes(step, grows=grows)
+    assert need == needed_bytes(step, grows=grows)
+    assert Replay(step).survives(need, grows=grows)
+
+
+@settings(max_examples=30, deadline=None)
+@given(steps(), st.integers(2, 6))
+def test_grows_with_the_sizes(step, factor):
+    """In one region, sizes far above the merging and waste thresholds scale: so does the need."""
+    larger = [Allocation(a.requested_bytes * factor, a.start, a.end) for a in step]
+    assert needed_bytes(larger, grows=False) >= needed_bytes(step, grows=False)
+
+
+def test_many_small_allocations_are_taken_together():
+    rng = random.Random(0)
+    step = [Allocation(64 << 10, k, 40_000 - k) for k in range(20_000)]
+    step += [Allocation(60 * MIB, 40_001 + k, 40_020 + k) for k in range(5)]
+    rng.shuffle(step)
+    need = needed_bytes(step, grows=False)
+    live = requested_peak(step)
+    assert live <= need <= 1.2 * live
+
+
+def test_pool_takes_best_fit_and_joins_neighbours():
+    pool = Pool(64 * MIB, grows=False)
+    chunks = [pool.allocate(8 * MIB) for _ in range(8)]
+    with pytest.raises(OutOfMemory):
+        pool.allocate(1)
+    pool.release(chunks[2])
+    pool.release(chunks[4])
+    with pytest.raises(OutOfMemory):
+        pool.allocate(16 * MIB)
+    pool.release(chunks[3])
+    assert pool.allocate(24 * MIB).address == chunks[2].address
+
+
+def test_pool_gives_a_whole_chunk_below_twice_the_request():
+    pool = Pool(64 * MIB, grows=False)
+    assert pool.allocate(33 * MIB).size == 64 * MIB
+    pool = Pool(64 * MIB, grows=False)
+    assert pool.allocate(32 * MIB - 1).size == 32 * MIB
+
+
+def test_pool_splits_where_128_mib_would_be_wasted():
+    pool = Pool(512 * MIB, grows=False)
+    assert pool.allocate(384 * MIB).size == 384 * MIB
+
+
+def test_pool_grows_by_doubling_regions():
+    pool = Pool(1024 * MIB, grows=True)
+    sizes = [pool.allocate(FIRST_REGION << k).size for k in range(4)]
+    assert sizes == [FIRST_REGION << k for k in range(4)]
+    with pytest.raises(OutOfMemory):
+        pool.allocate(1023 * MIB)
+
+
+def test_pool_rounds_to_the_grain():
+    assert Pool(MIB, grows=False).allocate(1).size == GRAIN

@@ -1,0 +1,484 @@
+"""Workers as real processes, with a tiny program in TensorFlow's place."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from autobatch import launcher
+from autobatch.errors import WorkerError
+from autobatch.launcher import LOG_BYTES, Launcher, Worker, WorkerDied, WorkerTimedOut
+from autobatch.protocol import DeviceRequest, Prepare, RunTrial, Stage, Target, TrialDone
+
+HERE = Path(__file__).resolve().parent
+BOOT = (
+    "import sys; sys.path[:1] = []; sys.path += [{root!r}, " + repr(str(HERE)) + "]; "
+    "import worker_sample as w; "
+)
+LONG = 30.0  # seconds that a busy machine may take; only a failing test waits that long
+
+pytestmark = [
+    pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc"),
+    pytest.mark.timeout(120),
+]
+
+Start = Callable[..., Worker]
+
+
+class Output:
+    """What the workers wrote, by name."""
+
+    def __init__(self) -> None:
+        self.texts: dict[str, list[str]] = {}
+
+    def __call__(self, worker: str, text: str) -> None:
+        self.texts.setdefault(worker, []).append(text)
+
+    def of(self, worker: str) -> str:
+        return "".join(self.texts.get(worker, []))
+
+
+@pytest.fixture
+def output() -> Output:
+    return Output()
+
+
+@pytest.fixture
+def workers(
+    nothing_left_open: None, monkeypatch: pytest.MonkeyPatch, output: Output
+) -> Iterator[Launcher]:
+    """A launcher whose workers do what `start` is told; nothing may be left of them."""
+    monkeypatch.setattr(launcher, "_BOOT", BOOT)
+    with Launcher(output) as made:
+        yield made
+    assert not alive(made)
+
+
+@pytest.fixture
+def start(workers: Launcher) -> Start:
+    def start(program: str, name: str = "search") -> Worker:
+        environment = {**os.environ, "PROGRAM": textwrap.dedent(program)}
+        return workers.start(name, environment)
+
+    return start
+
+
+def alive(made: Launcher) -> list[int]:
+    return [w.process.pid for w in made._workers if w.process.poll() is None]
+
+
+def soon() -> float:
+    return time.monotonic() + LONG
+
+
+def running(pid: int) -> bool:
+    """Whether the process is there and not just a name that nobody has asked after."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in "ZX"
+
+
+def ends(pid: int) -> bool:
+    """Whether the process ends soon."""
+    deadline = soon()
+    while running(pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return not running(pid)
+
+
+def take(workers: Launcher, worker: Worker) -> str:
+    """The next stage it says."""
+    message = workers.receive(worker, soon())
+    assert isinstance(message, Stage)
+    return message.stage
+
+
+# -- messages ------------------------------------------------------------------------------------
+
+
+def test_requests_and_answers_go_to_and_fro_in_order(workers: Launcher, start: Start) -> None:
+    worker = start(
+        """
+        while (request := channel.receive()) is not None:
+            say("step")
+            channel.send(protocol.TrialDone(step_peak_bytes=(request.batch_size,),
+                step_seconds=(0.5,), other_peak_bytes=0, resident_bytes=request.steps))
+        """
+    )
+    for size in (1, 16, 256):
+        worker.send(RunTrial(batch_size=size, steps=size + 1))
+        assert take(workers, worker) == "step"
+        done = workers.receive(worker, soon())
+        assert isinstance(done, TrialDone)
+        assert done.step_peak_bytes == (size,)
+        assert done.resident_bytes == size + 1
+    assert workers.bury(worker, patience=LONG) == 0  # a closed channel ends it in its own time
+
+
+def test_a_request_that_the_pipe_cannot_hold_goes_on_its_way_later(
+    workers: Launcher, start: Start
+) -> None:
+    worker = start(
+        """
+        say("importing")
+        time.sleep(0.3)
+        say(len(channel.receive().target.pickle))
+        """
+    )
+    target = Target(kind="pickle", pickle=bytes(3_000_000))
+    began = time.monotonic()
+    worker.send(Prepare(target=target, device=DeviceRequest(kind="cpu")))
+    assert time.monotonic() - began < 5  # it would not return at all if it waited for the worker
+    assert take(workers, worker) == "importing"
+    assert take(workers, worker) == "3000000"
+
+
+def test_a_message_written_just_before_death_is_received(workers: Launcher, start: Start) -> None:
+    for _ in range(5):
+        worker = start("for n in range(200): say(n)\nos.kill(os.getpid(), signal.SIGKILL)")
+        assert [take(workers, worker) for _ in range(200)] == [str(n) for n in range(200)]
+        with pytest.raises(WorkerDied):
+            workers.receive(worker, soon())
+        workers.bury(worker)
+
+
+def test_what_is_no_message_is_the_workers_error(workers: Launcher, start: Start) -> None:
+    worker = start("os.write(write_fd, b'Traceback (most'); time.sleep(60)")
+    with pytest.raises(WorkerError, match="corrupt"):
+        workers.receive(worker, soon())
+
+
+def test_nothing_of_the_parents_can_be_read_by_the_model(workers: Launcher, start: Start) -> None:
+    worker = start("say(repr(sys.stdin.read()))")
+    assert take(workers, worker) == "''"
+
+
+# -- output --------------------------------------------------------------------------------------
+
+
+def test_what_it_prints_is_kept_and_told_and_is_no_message(
+    workers: Launcher, start: Start, output: Output
+) -> None:
+    worker = start(
+        r"""
+        print("to stdout", flush=True)
+        print("to stderr: \u2603 and half of it:", file=sys.stderr, flush=True)
+        os.write(2, b"\xe2\x98\n")
+        say("step")
+        channel.receive()
+        """
+    )
+    assert take(workers, worker) == "step"
+    with pytest.raises(WorkerTimedOut):
+        workers.receive(worker, time.monotonic() + 0.05)
+    expected = "to stdout\nto stderr: \u2603 and half of it:\n\N{REPLACEMENT CHARACTER}\n"
+    assert worker.log == expected
+    assert output.of("search") == expected
+    worker.clear_log()
+    assert worker.log == ""
+
+
+def test_a_flood_of_output_blocks_neither_side(
+    workers: Launcher, start: Start, output: Output
+) -> None:
+    worker = start(
+        r"""
+        block = (b"x" * 1023 + b"\n") * 1024
+        for _ in range(100):
+            os.write(1, block)
+        os.write(2, b"the last words\n")
+        say("step")
+        channel.receive()
+        """
+    )
+    assert take(workers, worker) == "step"
+    with pytest.raises(WorkerTimedOut):
+        workers.receive(worker, time.monotonic() + 0.05)
+    assert len(worker.log) == LOG_BYTES
+    assert worker.log.endswith("x\nthe last words\n")
+    assert len(output.of("search")) == 100 * (1 << 20) + len("the last words\n")
+
+
+def test_a_worker_that_prints_without_end_cannot_keep_the_parent(
+    workers: Launcher, start: Start
+) -> None:
+    worker = start("say('step')\nwhile True: os.write(1, b'x' * 65536)")
+    assert take(workers, worker) == "step"
+    began = time.monotonic()
+    with pytest.raises(WorkerTimedOut):
+        workers.receive(worker, began + 0.3)
+    assert time.monotonic() - began < 5
+    assert workers.bury(worker, patience=0.0) < 0
+
+
+def test_the_others_output_is_drained_too(workers: Launcher, start: Start, output: Output) -> None:
+    """A standby that prints while it imports must not stand still until it is asked."""
+    standby = start("os.write(1, b'y' * 1000000); say('importing'); channel.receive()", "proof")
+    busy = start("time.sleep(0.3); say('step'); channel.receive()")
+    assert take(workers, busy) == "step"
+    assert take(workers, standby) == "importing"
+    with pytest.raises(WorkerTimedOut):
+        workers.receive(standby, time.monotonic() + 0.05)
+    assert output.of("proof") == "y" * 1_000_000
+    assert output.of("search") == ""
+
+
+def test_the_last_words_of_the_dead_are_in_the_log(workers: Launcher, start: Start) -> None:
+    worker = start("os.write(2, b'Check failed: bfc_allocator.cc\\n'); os.abort()")
+    with pytest.raises(WorkerDied):
+        workers.receive(worker, soon())
+    workers.bury(worker)
+    assert worker.log.endswith("Check failed: bfc_allocator.cc\n")
+
+
+# -- death ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
+def test_death_by_a_signal_tells_which(workers: Launcher, start: Start, sign: int) -> None:
+    worker = start(
+        f"""
+        import resource
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        say("step")
+        os.kill(os.getpid(), {int(sign)})
+        """
+    )
+    assert take(workers, worker) == "step"
+    with pytest.raises(WorkerDied) as caught:
+        workers.receive(worker, soon())
+    assert caught.value.exit_status == -sign
+    assert workers.bury(worker) == -sign
+
+
+@pytest.mark.parametrize("status", [0, 1, 77])
+def test_an_end_without_an_answer_is_a_death_too(
+    workers: Launcher, start: Start, status: int
+) -> None:
+    worker = start(f"os._exit({status})")
+    with pytest.raises(WorkerDied) as caught:
+        workers.receive(worker, soon())
+    assert caught.value.exit_status == status
+    with pytest.raises(WorkerDied):  # and stays one
+        workers.receive(worker, soon())
+
+
+def test_a_request_to_the_dead_is_noticed_at_the_next_receive(
+    workers: Launcher, start: Start
+) -> None:
+    worker = start("os._exit(3)")
+    worker.process.wait()
+    worker.send(RunTrial(batch_size=1, steps=1))
+    with pytest.raises(WorkerDied):
+        workers.receive(worker, soon())
+
+
+def test_a_message_cut_off_by_death_is_a_death(workers: Launcher, start: Start) -> None:
+    worker = start("os.write(write_fd, (100).to_bytes(4, 'big') + b'{'); os._exit(9)")
+    with pytest.raises(WorkerDied):
+        workers.receive(worker, soon())
+
+
+def test_silence_times_out_and_the_worker_lives_on(workers: Launcher, start: Start) -> None:
+    worker = start("say('step'); channel.receive(); say('later'); channel.receive()")
+    assert take(workers, worker) == "step"
+    began = time.monotonic()
+    with pytest.raises(WorkerTimedOut):
+        workers.receive(worker, began + 0.2)
+    assert 0.2 <= time.monotonic() - began < 5
+    worker.send(RunTrial(batch_size=1, steps=1))
+    assert take(workers, worker) == "later"
+
+
+def test_a_message_that_is_there_is_received_even_after_the_deadline(
+    workers: Launcher, start: Start
+) -> None:
+    worker = start("say('step'); channel.receive()")
+    time.sleep(0.05)
+    while not worker._inbox._buffer and worker.process.poll() is None:
+        worker._inbox.feed(read_all(worker.answers))
+    assert workers.receive(worker, time.monotonic() - 1) == Stage(stage="step")
+
+
+def read_all(fd: int) -> bytes:
+    try:
+        return os.read(fd, 1 << 16)
+    except BlockingIOError:
+        time.sleep(0.01)
+        return b""
+
+
+# -- burial --------------------------------------------------------------------------------------
+
+
+def test_one_that_ignores_sigterm_is_killed(workers: Launcher, start: Start) -> None:
+    worker = start("signal.signal(signal.SIGTERM, signal.SIG_IGN); say('step'); time.sleep(600)")
+    assert take(workers, worker) == "step"
+    began = time.monotonic()
+    assert workers.bury(worker, patience=0.1) == -signal.SIGKILL
+    assert time.monotonic() - began < 5
+    assert not running(worker.process.pid)
+
+
+def test_one_that_does_not_watch_the_channel_gets_sigterm_first(
+    workers: Launcher, start: Start
+) -> None:
+    worker = start("say('step'); time.sleep(600)")
+    assert take(workers, worker) == "step"
+    assert workers.bury(worker, patience=0.2) == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("how", ["bury", "leave", "died first"])
+def test_the_whole_family_dies(workers: Launcher, start: Start, how: str) -> None:
+    worker = start(
+        """
+        deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); print(); time.sleep(600)"
+        child = subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE)
+        child.stdout.readline()
+        say(child.pid)
+        if channel.receive().batch_size == 1:
+            os._exit(0)
+        """
+    )
+    grandchild = int(take(workers, worker))
+    assert running(grandchild)
+    if how == "died first":
+        worker.send(RunTrial(batch_size=1, steps=1))
+        with pytest.raises(WorkerDied):
+            workers.receive(worker, soon())
+    if how == "leave":
+        workers.__exit__(None)
+    else:
+        workers.bury(worker, patience=0.1)
+    assert ends(grandchild)
+
+
+def test_a_grandchild_that_holds_the_pipes_does_not_keep_the_parent(
+    workers: Launcher, start: Start
+) -> None:
+    worker = start(
+        """
+        child = os.fork()  # has every pipe's end that its parent has
+        if not child:
+            time.sleep(600)
+        say(child)
+        os._exit(5)
+        """
+    )
+    grandchild = int(take(workers, worker))
+    began = time.monotonic()
+    with pytest.raises(WorkerDied) as caught:
+        workers.receive(worker, soon())
+    assert caught.value.exit_status == 5
+    workers.bury(worker)
+    assert time.monotonic() - began < 5
+    assert ends(grandchild)
+
+
+def test_leaving_ends_all_at_once_whatever_happened(workers: Launcher, start: Start) -> None:
+    deaf = "signal.signal(15, signal.SIG_IGN); say('step'); time.sleep(600)"
+    made = [start(deaf, name) for name in ("search", "proof")]
+    for worker in made:
+        assert take(workers, worker) == "step"
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), workers:
+        raise KeyboardInterrupt
+    assert time.monotonic() - began < 1  # Ctrl-C answers within a second
+    assert not any(running(w.process.pid) for w in made)
+
+
+def test_a_worker_leads_a_session_of_its_own(workers: Launcher, start: Start) -> None:
+    """So that Ctrl-C in the terminal reaches the parent alone."""
+    worker = start("say(f'{os.getsid(0)} {os.getpgid(0)} {os.getpid()} {os.getppid()}')")
+    session, group, pid, parent = map(int, take(workers, worker).split())
+    assert session == group == pid == worker.process.pid
+    assert parent == os.getpid()
+    assert session != os.getsid(0)
+
+
+def test_a_worker_sees_the_environment_it_was_given_alone(
+    workers: Launcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OURS", "1")
+    program = "say(','.join(os.environ.get(n, '-') for n in ('OURS', 'THEIRS')))"
+    worker = workers.start("search", {"PROGRAM": program, "THEIRS": "2"})
+    assert take(workers, worker) == "-,2"
+
+
+def test_the_pipes_of_one_are_not_open_in_another(workers: Launcher, start: Start) -> None:
+    """Else the first one's channel would stay open when the parent closes it."""
+    first = start("say('step'); channel.receive()")
+    assert take(workers, first) == "step"
+    second = start("say(len(os.listdir('/proc/self/fd'))); channel.receive()", "proof")
+    # stdin, stdout, stderr, both ends of the channel, and the listing itself
+    assert take(workers, second) == "6"
+    assert workers.bury(first, patience=LONG) == 0
+
+
+def test_an_executable_that_is_not_there_leaves_nothing(
+    nothing_left_open: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with Launcher(lambda *_: None) as made, pytest.raises(FileNotFoundError):
+        made.start("search", {})
+
+
+def test_pipes_keep_clear_of_the_standard_streams() -> None:
+    """Where the caller closed them, their numbers are the next to be given out."""
+    program = (
+        "import os; os.close(0); os.close(1); from autobatch import launcher; "
+        "ends = launcher._pipe(); os.write(2, repr(min(ends) >= 3).encode())"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program], cwd=HERE.parent, stderr=subprocess.PIPE, timeout=LONG
+    )
+    assert ran.stderr == b"True"
+
+
+# -- when the parent dies ------------------------------------------------------------------------
+
+PARENT = """
+import os, sys, time
+from autobatch import launcher
+launcher._BOOT = {boot!r}
+program = '''
+from autobatch import worker
+worker._die_with(parent_pid)
+say(os.getpid())
+time.sleep(600)
+'''
+with launcher.Launcher(lambda *_: None) as made:
+    worker = made.start("search", {{**os.environ, "PROGRAM": program}})
+    print(made.receive(worker, time.monotonic() + 30).stage, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel")
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_worker_dies_with_its_parent_whatever_kills_it(
+    nothing_left_open: None, sign: signal.Signals
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT.format(boot=BOOT)],
+        cwd=HERE.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        assert running(child)
+        parent.send_signal(sign)
+        parent.wait(LONG)
+    assert ends(child)
