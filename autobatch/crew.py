@@ -6,7 +6,6 @@ Turns a request for a trial into a `Trial`, whatever becomes of the worker that 
 from __future__ import annotations
 
 import os
-import re
 import time
 
 from autobatch import devices, oom, protocol
@@ -405,12 +404,12 @@ def model_error(
 ) -> ModelError:
     """The user's own error, with their traceback."""
     kind = failed.exception_types[0] if failed.exception_types else "an error"
-    said = _gist(failed.message)
+    said = (failed.message.strip().splitlines() or [""])[0][:300].rstrip(".")
     return ModelError(
         f"{what}: it raised {kind} while {doing(failed.phase)}"
         f"{f': {said}' if said else ''}. Correct that, and probe again.",
-        details=_STYLES.sub("", failed.user_traceback),
-        traceback=_STYLES.sub("", failed.traceback),
+        details=failed.user_traceback,
+        traceback=failed.traceback,
         trials=trials,
     )
 
@@ -419,17 +418,6 @@ def doing(phase: str) -> str:
     """A worker's stage as it follows `while`."""
     words = {"step": "training", "validation": "validating", "tracing": "tracing its first step"}
     return words.get(phase, phase)
-
-
-_STYLES = re.compile(r"\x1b\[[0-9;]*m")
-
-
-def _gist(message: str) -> str:
-    """The line of an exception's text that says most: Keras puts where before what, in bold."""
-    lines = [line.strip() for line in _STYLES.sub("", message).splitlines() if line.strip()]
-    if len(lines) > 1 and lines[0].startswith("Exception encountered when calling"):
-        del lines[0]
-    return lines[0][:300].rstrip(".") if lines else ""
 
 
 def wrong_backend(backend: str) -> ModelError:

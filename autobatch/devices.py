@@ -134,18 +134,29 @@ def memory_for_this_process() -> int:
             ("memory.limit_in_bytes", "memory.usage_in_bytes"),
         ):
             with contextlib.suppress(OSError, ValueError):
-                cap = int((group / limit).read_text())
-                free.append(max(0, cap - int((group / used).read_text())))
+                cap, taken = (int((group / name).read_text()) for name in (limit, used))
+                free.append(max(0, cap - taken + _reclaimable(group)))
     return min(free)
 
 
 def host_oom_kills() -> int:
     """Kills by the kernel's out-of-memory killer in our control group so far; 0 if unknown."""
     for group in _control_groups():
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            events = dict(line.split() for line in (group / "memory.events").open())
-            return int(events["oom_kill"])
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            return _counters(group / "memory.events")["oom_kill"]
     return 0
+
+
+def _reclaimable(group: Path) -> int:
+    """Bytes of files' pages that count as used, and that the kernel gives up when asked."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        return _counters(group / "memory.stat")["inactive_file"]
+    return 0
+
+
+def _counters(path: Path) -> dict[str, int]:
+    lines = (line.split() for line in path.read_text().splitlines())
+    return {name: int(value) for name, value in lines}
 
 
 def _control_groups() -> Iterator[Path]:

@@ -7,6 +7,7 @@ whenever the parent waits; its last bytes are kept as evidence.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import fcntl
 import os
@@ -57,6 +58,7 @@ class Worker:
     def __init__(self, name: str, environment: Mapping[str, str]) -> None:
         self.name = name
         self._inbox = protocol.Inbox(protocol.Answer)
+        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._log = bytearray()
         self._unsent = bytearray()
         child_in, self.requests = _pipe()
@@ -233,7 +235,7 @@ class Launcher:
         """Whether there was anything to read; False at the end of the pipe."""
         data = worker.drain_output()
         if data:
-            self._on_output(worker.name, data.decode("utf-8", "replace"))
+            self._on_output(worker.name, worker.decoder.decode(data))
         return bool(data)
 
 

@@ -190,8 +190,9 @@ class _Probe:
 
     def _try(self, crew: Crew, batch_size: int) -> Trial:
         self._observe(TrialStarted(batch_size, proof=False))
-        aim = self.search.estimate
-        near = aim is not None and batch_size >= NEAR * aim
+        model, aim = self.search.model, self.search.estimate
+        seasoned = model is not None and len(model.points) > 1
+        near = seasoned and aim is not None and batch_size >= NEAR * aim
         steps = self._options.steps if near else min(SMALL_STEPS, self._options.steps)
         validated = any(t.proof and t.phase == "validation" for t in self.search.trials)
         return crew.measure(

@@ -82,8 +82,8 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def step_bytes(self) -> int | None:
-        """What a step asks of a device: `needed_bytes`, or the peak where that is not known."""
-        return self.needed_bytes if self.needed_bytes is not None else self.peak_bytes
+        """What a step asks of a device: its peak, and with fragmentation `needed_bytes`."""
+        return max(self.needed_bytes or 0, self.peak_bytes or 0) or None
 
     @property
     def required_bytes(self) -> int | None:

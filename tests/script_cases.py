@@ -176,8 +176,8 @@ SEEN["training_step_alone"] = [gan_of.script_batch_size, gan_of.validation_argum
 sizes: list[int] = []
 small = keras.Sequential([keras.layers.Dense(1)])
 small.compile("sgd", lambda y, p: sizes.append(p.shape[0]) or (p - y) ** 2, run_eagerly=True)
-arguments = dict(initial_epoch=3, epochs=50, validation_data=None, validation_split=0.0)
-cut = script._one_step({"x": rows_of_4, "y": np.zeros((64, 1)), **arguments})
+whole = {"x": rows_of_4, "y": np.zeros((64, 1)), "initial_epoch": 3, "epochs": 50}
+cut = script._one_step({**whole, "validation_data": None, "validation_split": 0.0})
 history = small.fit(**cut)
 SEEN["earlier_fit"] = [sizes, history.epoch]
 

@@ -473,7 +473,7 @@ def test_ctrl_c_in_a_terminal_while_stepping():
 
 @pytest.mark.tensorflow
 def test_a_killed_parent_takes_its_workers_along():
-    run = Running(at="step")
+    run = Running(at="tracing")  # asleep, so it cannot notice by itself
     run.wait_for("napping")
     workers = run.tree()
     run.process.kill()

@@ -221,6 +221,26 @@ def test_a_worker_that_prints_without_end_cannot_keep_the_parent(
     assert workers.bury(worker, patience=0.0) < 0
 
 
+def test_one_look_at_the_output_takes_only_so_much(
+    workers: Launcher, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = start("channel.receive()")
+    read, looks = os.read, 0
+
+    def endless(fd: int, count: int) -> bytes:
+        nonlocal looks
+        if fd != worker.output:
+            return read(fd, count)
+        looks += 1
+        assert looks < 1000
+        return b"x" * count
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "read", endless)
+        assert LOG_BYTES < len(worker.drain_output()) <= LOG_BYTES + (1 << 16)
+    assert len(worker.log) == LOG_BYTES
+
+
 def test_the_others_output_is_drained_too(workers: Launcher, start: Start, output: Output) -> None:
     """A standby that prints while it imports must not stand still until it is asked."""
     standby = start("os.write(1, b'y' * 1000000); say('importing'); channel.receive()", "proof")
@@ -233,12 +253,14 @@ def test_the_others_output_is_drained_too(workers: Launcher, start: Start, outpu
     assert output.of("search") == ""
 
 
-def test_the_last_words_of_the_dead_are_in_the_log(workers: Launcher, start: Start) -> None:
-    worker = start("os.write(2, b'Check failed: bfc_allocator.cc\\n'); os.abort()")
+def test_the_last_words_of_the_dead_are_told_and_in_the_log(
+    workers: Launcher, start: Start, output: Output
+) -> None:
+    worker = start("os.write(2, b'Check failed: bfc_allocator.cc\\n'); os._exit(134)")
+    worker.process.wait()
     with pytest.raises(WorkerDied):
         workers.receive(worker, soon())
-    workers.bury(worker)
-    assert worker.log.endswith("Check failed: bfc_allocator.cc\n")
+    assert output.of("search") == worker.log == "Check failed: bfc_allocator.cc\n"
 
 
 # -- death ---------------------------------------------------------------------------------------

@@ -110,15 +110,9 @@ def test_the_scatter_between_two_near_sizes_is_no_slope() -> None:
     assert near is not None
     # 20 MiB a sample between the last two; but 2.2 over the whole
     assert near.slope == pytest.approx(200 / 91 * MIB)
-    noisy = fit(
-        [
-            trial(10, 120, 120, 120, resident=100),
-            trial(50, 200, 200, 150),
-            trial(100, 300, 300, 260),
-        ]
-    )
+    noisy = fit([trial(10, 120, resident=100), trial(50, 260, 260, 210), trial(100, 300, 300, 260)])
     assert noisy is not None
-    # rise of 100 from 50 to 100, scatter of 90: the one from 10 on stands out of it
+    # a rise of 40 from 50 to 100 with a scatter of 90; that from 10 to 100 stands out of it
     assert noisy.slope == pytest.approx(180 / 90 * MIB)
 
 

@@ -267,6 +267,7 @@ def test_names_that_are_not_utf8_are_written_out() -> None:
     assert ProbeResult.from_json(result.to_json()).trials[0].why == "no file \\udcff"
 
 
+@settings(max_examples=40)
 @given(st.recursive(st.text() | counts, lambda v: st.lists(v) | st.dictionaries(st.text(), v)))
 def test_any_text_can_be_encoded(value: object) -> None:
     json.loads(records.encode(value))

@@ -23,8 +23,10 @@ FAST = ("--memory-limit", "256MiB", "--max", str(MAXIMUM), "--proof-steps", "2",
 def probe(script: Path, *options: str, arguments: tuple[str, ...] = ()) -> tuple[int, Any]:
     """Exit code and JSON of `autobatch probe`."""
     done = subprocess.run(
-        [sys.executable, "-m", "autobatch", "probe", script, "--json", "--quiet", *FAST, *options]
-        + ["--", *arguments],
+        [
+            *(sys.executable, "-m", "autobatch", "probe", script, "--json", "--quiet"),
+            *(*FAST, *options, "--", *arguments),
+        ],
         capture_output=True,
         text=True,
         timeout=550,

@@ -80,7 +80,7 @@ class ArrayBatches:
         self._split = float(self.extra.get("validation_split") or 0.0)
         self.samples = None if self._rows is None else math.floor(self._rows * (1 - self._split))
         self.device_bytes = sum(map(_bytes_on_device, leaves))
-        self.held_bytes = ()
+        self.held_bytes: tuple[int, ...] = ()
         wide = sum(int(leaf.nbytes) for leaf in leaves if _is_wide(leaf))
         if wide > dataset_chain.WORTH_A_WORD:
             self.warnings += (
