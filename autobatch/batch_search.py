@@ -25,6 +25,7 @@ LEAST_HEADROOM = 0.02
 MOST_HEADROOM = 0.06
 # A failed proof lowers the next one's size by this share, twice that after the next, and so on.
 STEP_DOWN = 0.03
+PROOFS = 2  # trials of the allowance that are kept for proofs: one, and one more if that fails
 NEAR_BUDGET = 0.04  # share of the budget, or of a size, that is not worth an out-of-memory trial
 NEAR_AIM = 0.85  # share of the size aimed at from which on trials scatter about the same edge
 EXPLORING = 0.8  # of the size aimed at: below it, a trial is there to learn the slope
@@ -211,7 +212,8 @@ class Search:
         if self.fits == 0:
             return self._find_any()
         size = self._larger()
-        if size is not None and self._left() > 1:
+        proofs = PROOFS if self.plan.precision else 1  # an exact answer takes every other trial
+        if size is not None and self._left() > proofs:
             return Try(size)
         return Done(self.fits) if self.proven == self.fits else Prove(self.fits)
 

@@ -109,7 +109,6 @@ def test_a_group_seen_from_another_namespace_ends(machine: Machine) -> None:
     assert memory_for_this_process() == 16 * GIB
 
 
-@pytest.mark.xfail(strict=True, reason="memory.current counts the page cache as used")
 def test_the_page_cache_is_not_in_anyones_way(machine: Machine) -> None:
     machine.join("0::/app\n")
     machine.group("app", memory_max=8 * GIB, memory_current=int(7.9 * GIB))
@@ -117,7 +116,6 @@ def test_the_page_cache_is_not_in_anyones_way(machine: Machine) -> None:
     assert memory_for_this_process() > 5 * GIB
 
 
-@pytest.mark.xfail(strict=True, reason="memory.events is left open: a ResourceWarning")
 def test_kills_are_read_from_the_nearest_group(machine: Machine) -> None:
     assert devices.host_oom_kills() == 0
     machine.join("0::/user/app\n")
@@ -128,7 +126,6 @@ def test_kills_are_read_from_the_nearest_group(machine: Machine) -> None:
     assert devices.host_oom_kills() == 2
 
 
-@pytest.mark.xfail(strict=True, reason="KeyError from host_oom_kills, which stands for unknown")
 def test_a_kernel_that_counts_no_kills_is_unknown(machine: Machine) -> None:
     machine.join("0::/app\n")
     machine.group("app", memory_events="low 0\nhigh 1\nmax 2\noom 3")
