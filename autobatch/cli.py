@@ -141,7 +141,7 @@ def _option(*names: str, **settings: Any) -> Callable[[_F], _F]:
     help="Least part of the budget to keep free, such as 5% or 512MiB.  [default: what the "
     "measured spread of the peaks asks for]",
 )
-@_option("--steps", type=int, help="Training steps of a trial near the answer.  [default: 6]")
+@_option("--steps", type=int, help="Training steps of a trial near the answer.  [default: 4]")
 @_option("--proof-steps", type=int, help="Training steps of the proof.  [default: 8]")
 @click.option(
     "--validation/--no-validation",

@@ -74,7 +74,7 @@ class ProbeOptions(msgspec.Struct, frozen=True, kw_only=True):
     power_of_two: bool = False
     precision: float = 0.02
     headroom: str | None = None
-    steps: int = 6
+    steps: int = 4
     proof_steps: int = 8
     validation: bool = True
     timeout: float = 300.0
