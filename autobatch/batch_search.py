@@ -254,7 +254,7 @@ class Search:
     def _worth_a_trial(self, aim: float) -> float:
         """Share of a size that another trial must promise: more, the more there were near it."""
         near = sum(not t.proof and t.batch_size >= NEAR_AIM * aim for t in self.trials)
-        return self.plan.precision * max(1, near)
+        return self.plan.precision * (1 + near)
 
     def _wishes(self, model: memory_model.MemoryModel, low: int, high: int) -> list[int]:
         """Sizes that the memory model would try, inside the bracket, the best first."""
