@@ -318,11 +318,11 @@ def test_the_tutorials_models_at_their_budgets() -> None:
 
 def test_the_headroom_follows_the_spread_between_its_bounds() -> None:
     still = Scenario(room=4.0, noise=0.0).run().search
-    loose = Scenario(room=4.0, noise=0.05).run().search
+    loose = Scenario(room=4.0, noise=0.07).run().search
     wild = Scenario(room=4.0, noise=0.5).run().search
     budget = 512 * MIB
     assert still.headroom_bytes == int(LEAST_HEADROOM * budget)
-    assert LEAST_HEADROOM * budget < loose.headroom_bytes <= 0.05 * budget
+    assert LEAST_HEADROOM * budget < loose.headroom_bytes < MOST_HEADROOM * budget
     assert wild.headroom_bytes == int(MOST_HEADROOM * budget)
 
 
