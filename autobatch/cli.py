@@ -138,8 +138,8 @@ def _option(*names: str, **settings: Any) -> Callable[[_F], _F]:
 @_option(
     "--headroom",
     metavar="SHARE|SIZE",
-    help="Least part of the budget to keep free, such as 5% or 512MiB.  [default: what the "
-    "measured spread of the peaks asks for]",
+    help="Least part of the budget to keep free, such as 5% or 512MiB.  [default: 3.5%; up "
+    "to 6% by the peaks' spread where no step could be replayed]",
 )
 @_option("--steps", type=int, help="Training steps of a trial near the answer.  [default: 4]")
 @_option("--proof-steps", type=int, help="Training steps of the proof.  [default: 8]")
@@ -195,7 +195,7 @@ def _option(*names: str, **settings: Any) -> Callable[[_F], _F]:
     "--as",
     "run_as",
     metavar="KIND",
-    help="script (run up to fit) or module (imported).  [default: auto: run, then searched]",
+    help="module imports the file instead of running it.  [default: auto: run, then searched]",
 )
 @_option(
     "--fit", "fit_call", type=int, help="Which call of fit in a script to probe.  [default: 1]"

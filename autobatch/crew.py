@@ -114,7 +114,6 @@ class Crew:
         batch_size: int,
         *,
         steps: int,
-        validation: bool,
         trace: bool,
         enough_bytes: int | None,
     ) -> Trial:
@@ -125,7 +124,6 @@ class Crew:
         request = protocol.RunTrial(
             batch_size=batch_size,
             steps=steps,
-            validation=validation,
             trace=trace,
             enough_bytes=enough_bytes,
         )
@@ -161,6 +159,7 @@ class Crew:
                 phase="loading",
                 proof=True,
             )
+            self._launcher.bury(worker)
             return trial, None
         self._launcher.bury(worker)
         return trial, self._done
@@ -209,6 +208,7 @@ class Crew:
 
     def _send_prepare(self, worker: Worker, role: str) -> None:
         options = self._options
+        self._host_kills = devices.host_oom_kills()
         worker.send(
             protocol.Prepare(
                 target=self._target,

@@ -173,9 +173,10 @@ class Launcher:
     def __exit__(self, kind: Any, *_: object) -> None:
         # After an interrupt the user waits for us: no asking then. And who presses Ctrl-C twice
         # must not leave a worker behind.
+        hurried = kind is not None and issubclass(kind, KeyboardInterrupt)
         with _uninterrupted():
             for worker in tuple(self._workers):
-                self.bury(worker, patience=0.0)
+                self.bury(worker, patience=0.0 if hurried else 0.3)
 
     def start(self, name: str, environment: Mapping[str, str]) -> Worker:
         """Start a worker; it imports TensorFlow and then waits for `Prepare`."""
@@ -223,8 +224,9 @@ class Launcher:
 
     def bury(self, worker: Worker, patience: float = 0.3) -> int:
         """End a worker and everything it started; returns its exit status."""
-        worker.end(patience)
-        self._workers.remove(worker)
+        with _uninterrupted():  # half buried, it would be closed twice
+            worker.end(patience)
+            self._workers.remove(worker)
         return worker.process.returncode if worker.process.returncode is not None else 0
 
     def _pump(self) -> None:

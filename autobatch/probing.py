@@ -90,6 +90,7 @@ class _Probe:
         self._device = devices.choose(options)
         self._environment = targets.literal_environment(self._target)
         self._proof: protocol.TrialDone | None = None
+        self._hurried = False  # the time did not reach for all that the search would have tried
         self.search = Search(Plan(SizeSpace()))
 
     def run(self) -> ProbeResult:
@@ -105,6 +106,7 @@ class _Probe:
             deadline=self._started + self._options.total_timeout,
         ) as crew:
             prepared = self._prepare(crew)
+            self._learning_rates(1, prepared)  # refused before the search, not after it
             plan = self._plan(prepared, crew)
             self.search = Search(plan)
             try:
@@ -117,6 +119,10 @@ class _Probe:
                 )
             except OutOfTime:
                 end = self._out_of_time()
+            except WorkerError:
+                if not self.search.proven:
+                    raise
+                end = Done(self.search.proven)
             if not isinstance(end, Done):
                 raise self._nothing(end.last, crew)
             return self._result(end.batch_size, prepared, crew)
@@ -124,7 +130,7 @@ class _Probe:
     # -- before ------------------------------------------------------------------------------
 
     def _check_backend(self) -> None:
-        wanted = self._environment.pop("KERAS_BACKEND", os.environ.get("KERAS_BACKEND"))
+        wanted = self._environment.get("KERAS_BACKEND", os.environ.get("KERAS_BACKEND"))
         if self._options.backend is not None:
             self._environment["KERAS_BACKEND"] = self._options.backend
         elif wanted not in (None, "", "tensorflow"):
@@ -194,11 +200,9 @@ class _Probe:
         seasoned = model is not None and len(model.points) > 1
         near = seasoned and aim is not None and batch_size >= NEAR * aim
         steps = self._options.steps if near else min(SMALL_STEPS, self._options.steps)
-        validated = any(t.proof and t.phase == "validation" for t in self.search.trials)
         return crew.measure(
             batch_size,
             steps=steps,
-            validation=validated,
             trace=near,
             enough_bytes=self._budget,
         )
@@ -216,7 +220,8 @@ class _Probe:
 
     def _enough(self) -> bool:
         """Half the time is gone: what is left belongs to the proof."""
-        return time.monotonic() - self._started > self._options.total_timeout / 2
+        self._hurried |= time.monotonic() - self._started > self._options.total_timeout / 2
+        return self._hurried
 
     # -- after -------------------------------------------------------------------------------
 
@@ -227,6 +232,7 @@ class _Probe:
         )
 
     def _out_of_time(self) -> Done:
+        self._hurried = True
         if not self.search.proven:
             raise self._too_slow()
         return Done(self.search.proven)
@@ -345,7 +351,14 @@ class _Probe:
             return LimitedBy(LimitKind.MAXIMUM, f"--max is {self._options.maximum}")
         model = search.model
         assert model is not None
-        more = max(size + 1, round(size * (1 + max(self._options.precision, 0.01))))
+        expected = max(size, search.estimate or 0)
+        if self._hurried and expected > size:
+            return LimitedBy(
+                LimitKind.TIMEOUT,
+                f"--total-timeout ({self._options.total_timeout:g} s) left no time for larger "
+                f"sizes; about {expected} is expected to fit",
+            )
+        more = expected + 1
         return LimitedBy(
             LimitKind.MEMORY,
             f"batch size {more} is expected to need {format_bytes(model.predict(more))} of "

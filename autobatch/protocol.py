@@ -68,7 +68,6 @@ class Prepare(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     target: Target
     device: DeviceRequest
     fit_call: int = 1
-    dataset_cap: bool = True
     input_shapes: dict[str, tuple[int, ...]] = {}
     sequence_length: int | None = None
     safe_mode: bool = True
@@ -120,10 +119,8 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         limit_bytes: The allocator's limit.
         resident_bytes: In use on the device now, and by the arrays that `fit` will put there.
         samples: Samples in the training data; None where unknown.
-        samples_cap: No batch can be larger; None where there is no such limit.
         script_batch_size: What the script trains with; None where nothing says.
         fixed_batch_size: A batch size that is baked into the model's inputs; None as a rule.
-        has_validation: The user's own validation data is there.
         optimizers: What there is to scale.
         jit_compile: The model is compiled by XLA.
         environment: Variables that the user's code set after TensorFlow was imported, where that
@@ -137,10 +134,8 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     limit_bytes: int
     resident_bytes: int
     samples: int | None = None
-    samples_cap: int | None = None
     script_batch_size: int | None = None
     fixed_batch_size: int | None = None
-    has_validation: bool = False
     optimizers: tuple[OptimizerInfo, ...] = ()
     jit_compile: bool = False
     environment: dict[str, str] = {}
@@ -184,7 +179,6 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         traceback: The whole traceback.
         user_traceback: The same, cut to the user's files.
         phase: The stage it came up in.
-        usage: It is ours, and about how autobatch was called.
         ours: It is ours, with a message for the user; no traceback is worth showing.
         step_peak_bytes, step_seconds: Of the steps before it.
         free_bytes: Of the device's limit, when it came up.
@@ -196,7 +190,6 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     traceback: str = ""
     user_traceback: str = ""
     phase: str = ""
-    usage: bool = False
     ours: bool = False
     step_peak_bytes: tuple[int, ...] = ()
     step_seconds: tuple[float, ...] = ()

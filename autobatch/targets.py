@@ -59,6 +59,8 @@ def _from_text(text: str, arguments: tuple[str, ...], run_as: str) -> Target:
                 f"{where} is a saved model and holds no {name!r}; leave out what follows the colon."
             )
         return Target(kind="saved", path=str(path.resolve()), arguments=arguments)
+    if name and path.is_dir() and where.isidentifier():
+        return Target(kind="factory", module=where, name=name, arguments=arguments)
     if path.suffix == ".py" or os.sep in where or path.exists():
         _check_python(path)
         kind = "factory" if name else "module" if run_as == "module" else "script"

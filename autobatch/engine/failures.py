@@ -10,7 +10,7 @@ import traceback
 from pathlib import Path
 from types import TracebackType
 
-from autobatch.errors import AutobatchError, UsageError
+from autobatch.errors import AutobatchError
 from autobatch.protocol import Failed
 
 MAX_TEXT = 20_000  # of a message: TensorFlow's can hold a whole graph
@@ -35,7 +35,6 @@ def describe(error: BaseException, *, phase: str) -> Failed:
         traceback="".join(_format(error))[-4 * MAX_TEXT :],
         user_traceback="" if ours else _user_traceback(error),
         phase=phase,
-        usage=isinstance(error, UsageError),
         ours=ours,
     )
 

@@ -29,14 +29,14 @@ SYNTHETIC_SAMPLES = 64
 def load(
     request: Prepare,
     *,
-    on_fit: Callable[[training.Training], None],
+    on_fit: Callable[[Callable[[], training.Training]], None],
     on_stage: Callable[[str], None],
 ) -> training.Training:
     """The training that the target stands for.
 
     Args:
         request: What to load.
-        on_fit: Takes the training of a script that reaches `fit`, and does not return.
+        on_fit: Takes what reads the training of a script that reaches `fit`; does not return.
         on_stage: Told `loading` and `building`.
 
     Raises:

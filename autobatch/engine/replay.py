@@ -29,8 +29,17 @@ class StepTrace:
         self._in_use = self._memory.bytes_in_use()
         self._trace.start()
 
-    def needed_bytes(self, model: Any) -> int | None:
-        """End, after the step, and replay it; None where the profiler does not serve."""
+    def abandon(self) -> None:
+        """End without an answer, where the step may have died: the next trial traces anew."""
+        self._trace.stop()
+
+    def needed_bytes(self, model: Any, enough_bytes: int | None = None) -> int | None:
+        """End, after the step, and replay it; None where the profiler does not serve.
+
+        Args:
+            model: What was trained.
+            enough_bytes: By how much it exceeds this need not be known.
+        """
         traced = self._trace.stop()
         if traced is None:
             return None
@@ -43,16 +52,21 @@ class StepTrace:
         if data:
             kept = max(0, _variable_bytes(model) - found)
             resident = sum(data) + min(resident - sum(data), kept)
-        return max(
-            fragmentation.needed_bytes(
-                traced,
-                resident_bytes=resident,
-                residents=data,
-                grows=self._memory.grows,
-                seed=seed,
+        needed = 0
+        for seed in SEEDS:
+            needed = max(
+                needed,
+                fragmentation.needed_bytes(
+                    traced,
+                    resident_bytes=resident,
+                    residents=data,
+                    grows=self._memory.grows,
+                    seed=seed,
+                ),
             )
-            for seed in SEEDS
-        )
+            if enough_bytes is not None and needed > enough_bytes:
+                break  # too much is too much
+        return needed
 
 
 def _variable_bytes(model: Any) -> int:

@@ -30,10 +30,12 @@ class FitTrap:
 
     Args:
         call_number: Which.
-        on_fit: Takes the training that the call asks for, and does not return.
+        on_fit: Takes what reads the training that the call asks for, and does not return.
     """
 
-    def __init__(self, call_number: int, on_fit: Callable[[trainings.Training], None]) -> None:
+    def __init__(
+        self, call_number: int, on_fit: Callable[[Callable[[], trainings.Training]], None]
+    ) -> None:
         self._wanted, self._on_fit = call_number, on_fit
         self.calls = 0
         self._inside = False
@@ -59,7 +61,8 @@ class FitTrap:
                     return original(model, **_one_step(call))
                 finally:
                     self._inside = False
-            self._on_fit(trainings.from_fit_call(model, original.__get__(model), call))
+            # Read where nothing of the script's can catch what goes wrong with it.
+            self._on_fit(lambda: trainings.from_fit_call(model, original.__get__(model), call))
             raise AssertionError("on_fit returned")
 
         owner.fit = fit

@@ -7,6 +7,7 @@ import gc
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import keras
@@ -49,15 +50,17 @@ class _Session:
     def run(self) -> NoReturn:
         try:
             device.configure(self._request.device)
-            self.train(model_source.load(self._request, on_fit=self.train, on_stage=self._on_stage))
+            training = model_source.load(self._request, on_fit=self.train, on_stage=self._on_stage)
+            self.train(lambda: training)
         except BaseException as error:  # noqa: BLE001 - the user's code may raise anything
             self._channel.send(failures.describe(error, phase=self._phase))
         _leave(1)
 
-    def train(self, training: Training) -> NoReturn:
+    def train(self, read: Callable[[], Training]) -> NoReturn:
         """Say what there is, then run the trials that are asked for. Never returns."""
         self._phase = "building"
         try:
+            training = read()
             memory = device.open_memory(self._request.device)
             self._channel.send(self._prepared(training, memory))
             while (request := self._channel.receive()) is not None:
@@ -90,7 +93,6 @@ class _Session:
             samples=batches.samples,
             script_batch_size=training.script_batch_size,
             fixed_batch_size=training.fixed_batch_size,
-            has_validation=bool(training.validation),
             optimizers=optimizers.describe(model),
             jit_compile=bool(getattr(model, "jit_compile", False)),
             environment=self._set_too_late(),
@@ -114,6 +116,7 @@ class _Session:
         try:
             return trial.run(training, recorder, request, static=self._static or request.proof)
         except BaseException as error:  # noqa: BLE001
+            recorder.abandon()
             training.forget_traces()
             if self._needs_static_shapes(training, error):
                 # Its batches have a fixed size in their shape, and the model counts on one.

@@ -77,11 +77,16 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         self._memory.reset_peak()
         self._in_epoch += 1
         if self._trace is not None and len(self.peaks) == TRACED_STEP + 1:
-            self.needed_bytes = self._trace.needed_bytes(self.model)
+            self.needed_bytes = self._trace.needed_bytes(self.model, self._request.enough_bytes)
         limit = self._request.enough_bytes
         enough = limit is not None and len(self.peaks) > TRACED_STEP and self.peaks[-1] > limit
         if len(self.peaks) >= self._until or enough:
             self.model.stop_training = True
+
+    def abandon(self) -> None:
+        """Let go of what a step that died has left open."""
+        if self._trace is not None:
+            self._trace.abandon()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._in_epoch = 0
