@@ -292,8 +292,7 @@ class Search:
             if high - low <= near * high or not low < middle < high or self._left() < 1:
                 return Done(low)
             return Prove(middle)
-        smallest = min((t.batch_size for t in self.trials if self.is_fit(t)), default=0)
-        smallest = min(smallest, self.plan.space.first) or self.plan.space.first
+        smallest = self.plan.space.first
         if high <= smallest or self._left() < 1:
             return GiveUp(failed[-1])
         # A user's error rarely depends on the size: the smallest tells at once.

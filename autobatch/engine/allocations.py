@@ -25,10 +25,7 @@ MOST_BYTES = 256 << 20  # of a trace's file; a longer one is not worth its time
 
 
 class AllocationTrace:
-    """Records the allocations between `start` and `stop`, or inside a `with` block.
-
-    Put it around one training step, or around what brings weights and data into memory, whose
-    `residents` then tell how the memory is laid out that stays in use.
+    """Records the allocations between `start` and `stop`, around one training step.
 
     Args:
         device: TensorFlow's name of the device, `GPU:0` or `CPU:0`.
@@ -41,13 +38,6 @@ class AllocationTrace:
         self._device = device
         self._folder: str | None = None
         self.allocations: tuple[Allocation, ...] | None = None
-
-    def __enter__(self) -> AllocationTrace:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     def start(self) -> bool:
         """Begin to record; False where the profiler does not serve."""
@@ -82,20 +72,6 @@ class AllocationTrace:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         return self.allocations
-
-    @property
-    def residents(self) -> tuple[int, ...]:
-        """Sizes of what was allocated and is still live, in the order of its allocation."""
-        return tuple(
-            each.requested_bytes
-            for each in self.allocations or ()
-            if each.start is not None and each.end is None
-        )
-
-
-def record(device: str) -> AllocationTrace:
-    """`with record("CPU:0") as trace: step()`; then `trace.allocations`."""
-    return AllocationTrace(device)
 
 
 def _read(folder: Path, device: str) -> tuple[Allocation, ...] | None:
