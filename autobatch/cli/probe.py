@@ -1,0 +1,54 @@
+"""`autobatch probe`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from autobatch.cli.options import given, output_options, probe_options
+from autobatch.cli.output import fail, show
+from autobatch.cli.watching import ended_by_signals, watching
+
+_EXIT_CODES = """Exit codes: 0 found; 2 wrong usage; 3 nothing fits; 4 the model failed; 5 no usable
+device; 6 trials died for an unknown reason; 7 the device changed; 130 interrupted."""
+
+
+@click.command(epilog=_EXIT_CODES)
+@click.argument("target")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENTS]")
+@probe_options
+@output_options
+def probe(
+    target: str,
+    arguments: tuple[str, ...],
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    log_file: str | None,
+    **options: Any,
+) -> None:
+    """Find the largest safe batch size of TARGET, and prove it in a fresh process.
+
+    TARGET is a training script as it is (train.py: run up to its model.fit), a function that
+    returns a model (model.py:build_model, package.module:factory), a file with a build_model,
+    or a saved model (model.keras). ARGUMENTS reach the script.
+
+    The answer goes to stdout, everything else to stderr. TARGET's code runs with your rights.
+
+    \b
+    autobatch probe train.py
+    autobatch probe train.py --memory-limit 6GiB -- --data big
+    autobatch probe model.py:build_model --json > result.json
+    """
+    from autobatch.errors import AutobatchError
+
+    try:
+        with watching(quiet, verbose, log_file) as observer, ended_by_signals():
+            from autobatch.probing import probe as run
+
+            result = run(target, arguments=arguments, observer=observer, **given(options))
+    except AutobatchError as error:
+        fail(error, as_json=as_json, verbose=verbose)
+    else:
+        show(result, as_json=as_json, quiet=quiet)
