@@ -9,13 +9,12 @@ import os
 import time
 from typing import Any
 
-from autobatch import batch_search, devices, learning_rate, protocol, targets
+from autobatch import batch_search, devices, learning_rate, protocol, targets, verdict
 from autobatch.batch_search import Done, Plan, Search
-from autobatch.crew import MEMORY, Crew, OutOfTime, model_error, wrong_backend
+from autobatch.crew import Crew, OutOfTime, wrong_backend
 from autobatch.errors import (
     AutobatchError,
     DeviceError,
-    NothingFitsError,
     ProbeInterrupted,
     UsageError,
     WorkerError,
@@ -25,8 +24,6 @@ from autobatch.options import ProbeOptions
 from autobatch.records import (
     Device,
     LearningRate,
-    LimitedBy,
-    LimitKind,
     Outcome,
     ProbeResult,
     Proof,
@@ -34,11 +31,9 @@ from autobatch.records import (
     Trial,
 )
 from autobatch.sizes import LARGEST, SizeSpace
-from autobatch.units import format_bytes
 
 SMALL_STEPS = 3  # of a trial far from the answer: tracing and slots, then two steady ones
 NEAR = 0.5  # of the size aimed at: from here on fragmentation and scatter are wanted too
-LARGE_DATA = 0.2  # of the budget in use before the first step is worth a word
 DEFAULT_BASE_BATCH_SIZE = 32  # Keras's own
 
 
@@ -124,7 +119,7 @@ class _Probe:
                     raise
                 end = Done(self.search.proven)
             if not isinstance(end, Done):
-                raise self._nothing(end.last, crew)
+                raise verdict.nothing(self.search, end.last, self._budget, crew.failed)
             return self._result(end.batch_size, prepared, crew)
 
     # -- before ------------------------------------------------------------------------------
@@ -237,34 +232,6 @@ class _Probe:
             raise self._too_slow()
         return Done(self.search.proven)
 
-    def _nothing(self, last: Trial, crew: Crew) -> AutobatchError:
-        """Why there is no answer, as an error."""
-        trials = self.search.trials
-        size = min(t.batch_size for t in trials)
-        peaks = [t.peak_bytes for t in trials if t.batch_size == size and t.peak_bytes]
-        if last.outcome is Outcome.FAILED and crew.failed is not None:
-            return model_error(crew.failed, "The model could not be trained", trials=trials)
-        if last.outcome is Outcome.FITS or last.outcome in MEMORY:
-            needed = max(peaks, default=None)
-            at_least = f" It needs at least {format_bytes(needed)}" if needed else ""
-            there = f"; there are {format_bytes(self._budget)}" if needed else ""
-            less = self.search.headroom_bytes
-            kept = f", less {format_bytes(less)} of headroom" if needed and less else ""
-            host = " of the host" if last.outcome is Outcome.HOST_OUT_OF_MEMORY else ""
-            why = f" ({last.why})" if last.why else ""
-            return NothingFitsError(
-                f"Even batch size {size} does not fit into the memory{host}{why}.{at_least}{there}"
-                f"{kept}. Raise --memory-limit if the device has more, or make the model or its "
-                "inputs smaller (mixed precision, recomputation).",
-                needed_bytes=needed,
-                budget_bytes=self._budget,
-            )
-        return WorkerError(
-            f"No batch size could be trained: at size {last.batch_size} the trial "
-            f"{'hung' if last.outcome is Outcome.TIMED_OUT else 'died'} ({last.why}), and nothing "
-            "says that it was for lack of memory. --verbose shows the worker's log.",
-        )
-
     def _result(self, size: int, prepared: protocol.Prepared, crew: Crew) -> ProbeResult:
         search, options = self.search, self._options
         passed = [t for t in search.trials if t.batch_size == size and t.outcome is Outcome.FITS]
@@ -282,7 +249,7 @@ class _Probe:
             learning_rates=rates,
             base_batch_size=main.base_batch_size if main else None,
             base_learning_rate=main.base_learning_rate if main else None,
-            limited_by=self._limited_by(size, prepared),
+            limited_by=verdict.limited_by(search, size, self._bounds(prepared)),
             device=self._described,
             peak_bytes=max((t.peak_bytes for t in measured if t.peak_bytes), default=None),
             needed_bytes=max((t.needed_bytes for t in measured if t.needed_bytes), default=None),
@@ -297,7 +264,7 @@ class _Probe:
                 peak_bytes=proof.step_peak_bytes,
             ),
             trials=search.trials,
-            warnings=self._warnings(prepared, crew),
+            warnings=verdict.warnings(prepared, self._budget, not_a_number=crew.not_a_number),
             seconds=round(time.monotonic() - self._started, 2),
             versions={**crew.versions, "autobatch": _version()},
         )
@@ -318,68 +285,14 @@ class _Probe:
             if not used or optimizer.attribute in used
         )
 
-    def _limited_by(self, size: int, prepared: protocol.Prepared) -> LimitedBy:
-        search = self.search
-        beyond = [t for t in search.trials if t.batch_size > size and not search.is_fit(t)]
-        if beyond:
-            first = min(beyond, key=lambda t: t.batch_size)
-            kinds = {
-                Outcome.HOST_OUT_OF_MEMORY: LimitKind.HOST_MEMORY,
-                Outcome.CRASHED: LimitKind.CRASH,
-                Outcome.TIMED_OUT: LimitKind.TIMEOUT,
-                Outcome.FAILED: LimitKind.MODEL_ERROR,
-            }
-            kind = kinds.get(first.outcome, LimitKind.MEMORY)
-            what = "its proof" if first.proof else "it"
-            if first.outcome is Outcome.FITS and first.required_bytes is not None:
-                why = f"{what} needs {format_bytes(first.required_bytes)}"
-                kept = format_bytes(search.headroom_bytes)
-                why += f" of {format_bytes(self._budget)}, of which {kept} are to stay free"
-            else:
-                why = f"{what} ended {first.outcome.replace('_', ' ')} ({first.why})"
-            others = [t for t in search.trials if t.batch_size != size]
-            if kind is LimitKind.MODEL_ERROR and all(t.outcome is Outcome.FAILED for t in others):
-                why += f"; no size but {size} could be trained: it seems baked into the model"
-            return LimitedBy(kind, f"batch size {first.batch_size}: {why}")
-        if size == search.plan.space.last:
-            if prepared.fixed_batch_size is not None:
-                return LimitedBy(
-                    LimitKind.MODEL_ERROR, f"batch size {size} is baked into the model's inputs"
-                )
-            if self._cap is not None and self._cap <= (self._options.maximum or LARGEST):
-                return LimitedBy(LimitKind.DATASET, f"the data set has {self._cap} samples")
-            return LimitedBy(LimitKind.MAXIMUM, f"--max is {self._options.maximum}")
-        model = search.model
-        assert model is not None
-        expected = max(size, search.estimate or 0)
-        if self._hurried and expected > size:
-            return LimitedBy(
-                LimitKind.TIMEOUT,
-                f"--total-timeout ({self._options.total_timeout:g} s) left no time for larger "
-                f"sizes; about {expected} is expected to fit",
-            )
-        more = expected + 1
-        return LimitedBy(
-            LimitKind.MEMORY,
-            f"batch size {more} is expected to need {format_bytes(model.predict(more))} of "
-            f"{format_bytes(self._budget)}, of which {format_bytes(search.headroom_bytes)} are to "
-            "stay free",
+    def _bounds(self, prepared: protocol.Prepared) -> verdict.Bounds:
+        return verdict.Bounds(
+            budget_bytes=self._budget,
+            samples=self._cap,
+            fixed_batch_size=prepared.fixed_batch_size,
+            maximum=self._options.maximum,
+            total_timeout=self._options.total_timeout if self._hurried else None,
         )
-
-    def _warnings(self, prepared: protocol.Prepared, crew: Crew) -> tuple[str, ...]:
-        found = list(prepared.warnings)
-        if prepared.resident_bytes > LARGE_DATA * self._budget:
-            share = prepared.resident_bytes / self._budget
-            found.append(
-                f"Before the first step {format_bytes(prepared.resident_bytes)} are in use "
-                f"({share:.0%} of the budget): the weights, and data that lies on the device."
-            )
-        if crew.not_a_number:
-            found.append(
-                "The loss was not a number (NaN) in some trial step. That does not change the "
-                "memory, but the training will not learn."
-            )
-        return tuple(found)
 
 
 def _require_tensorflow() -> None:

@@ -38,6 +38,7 @@ ROOMS = [
     "worker",
     "engine",
     "crew",
+    "verdict",
     "report",
     "probing",
     "cli",

@@ -1,0 +1,146 @@
+"""What a search amounts to, in words: what limited the answer, or why there is none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from autobatch import protocol
+from autobatch.batch_search import Search
+from autobatch.crew import MEMORY, model_error
+from autobatch.errors import AutobatchError, NothingFitsError, WorkerError
+from autobatch.records import LimitedBy, LimitKind, Outcome, Trial
+from autobatch.sizes import LARGEST
+from autobatch.units import format_bytes
+
+LARGE_DATA = 0.2  # of the budget in use before the first step is worth a word
+_KINDS = {
+    Outcome.HOST_OUT_OF_MEMORY: LimitKind.HOST_MEMORY,
+    Outcome.CRASHED: LimitKind.CRASH,
+    Outcome.TIMED_OUT: LimitKind.TIMEOUT,
+    Outcome.FAILED: LimitKind.MODEL_ERROR,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a search could not go beyond, whatever the memory.
+
+    Attributes:
+        budget_bytes: What the training may use.
+        samples: In the data set, where that bounds the answer.
+        fixed_batch_size: Baked into the model's inputs.
+        maximum: The user's own.
+        total_timeout: Seconds, where they cut the search short.
+    """
+
+    budget_bytes: int
+    samples: int | None = None
+    fixed_batch_size: int | None = None
+    maximum: int | None = None
+    total_timeout: float | None = None
+
+
+def limited_by(search: Search, size: int, bounds: Bounds) -> LimitedBy:
+    """What keeps the answer `size` from being larger."""
+    beyond = [t for t in search.trials if t.batch_size > size and not search.is_fit(t)]
+    if beyond:
+        return _stopped_by(min(beyond, key=lambda t: t.batch_size), search, size, bounds)
+    if size == search.plan.space.last:
+        if bounds.fixed_batch_size is not None:
+            return LimitedBy(
+                LimitKind.MODEL_ERROR, f"batch size {size} is baked into the model's inputs"
+            )
+        if bounds.samples is not None and bounds.samples <= (bounds.maximum or LARGEST):
+            return LimitedBy(LimitKind.DATASET, f"the data set has {bounds.samples} samples")
+        return LimitedBy(LimitKind.MAXIMUM, f"--max is {bounds.maximum}")
+    model = search.model
+    assert model is not None
+    expected = max(size, search.estimate or 0)
+    if bounds.total_timeout is not None and expected > size:
+        return LimitedBy(
+            LimitKind.TIMEOUT,
+            f"--total-timeout ({bounds.total_timeout:g} s) left no time for larger sizes; about "
+            f"{expected} is expected to fit",
+        )
+    more = expected + 1
+    return LimitedBy(
+        LimitKind.MEMORY,
+        f"batch size {more} is expected to need {format_bytes(model.predict(more))} of "
+        f"{_of_which(search, bounds)}",
+    )
+
+
+def _stopped_by(first: Trial, search: Search, size: int, bounds: Bounds) -> LimitedBy:
+    """The limit that the smallest size too large was."""
+    kind = _KINDS.get(first.outcome, LimitKind.MEMORY)
+    what = "its proof" if first.proof else "it"
+    if first.outcome is Outcome.FITS and first.required_bytes is not None:
+        why = f"{what} needs {format_bytes(first.required_bytes)} of {_of_which(search, bounds)}"
+    else:
+        why = f"{what} ended {first.outcome.replace('_', ' ')} ({first.why})"
+    others = [t for t in search.trials if t.batch_size != size]
+    if kind is LimitKind.MODEL_ERROR and all(t.outcome is Outcome.FAILED for t in others):
+        why += f"; no size but {size} could be trained: it seems baked into the model"
+    return LimitedBy(kind, f"batch size {first.batch_size}: {why}")
+
+
+def _of_which(search: Search, bounds: Bounds) -> str:
+    kept = format_bytes(search.headroom_bytes)
+    return f"{format_bytes(bounds.budget_bytes)}, of which {kept} are to stay free"
+
+
+def nothing(
+    search: Search, last: Trial, budget_bytes: int, failed: protocol.Failed | None
+) -> AutobatchError:
+    """Why there is no answer, as an error.
+
+    Args:
+        search: All that was tried.
+        last: The trial that ended it.
+        budget_bytes: What the training may use.
+        failed: The last exception of a trial, if any.
+    """
+    trials = search.trials
+    size = min(t.batch_size for t in trials)
+    peaks = [t.peak_bytes for t in trials if t.batch_size == size and t.peak_bytes]
+    if last.outcome is Outcome.FAILED and failed is not None:
+        return model_error(failed, "The model could not be trained", trials=trials)
+    if last.outcome is Outcome.FITS or last.outcome in MEMORY:
+        needed = max(peaks, default=None)
+        at_least = f" It needs at least {format_bytes(needed)}" if needed else ""
+        there = f"; there are {format_bytes(budget_bytes)}" if needed else ""
+        less = search.headroom_bytes
+        kept = f", less {format_bytes(less)} of headroom" if needed and less else ""
+        host = " of the host" if last.outcome is Outcome.HOST_OUT_OF_MEMORY else ""
+        why = f" ({last.why})" if last.why else ""
+        return NothingFitsError(
+            f"Even batch size {size} does not fit into the memory{host}{why}.{at_least}{there}"
+            f"{kept}. Raise --memory-limit if the device has more, or make the model or its "
+            "inputs smaller (mixed precision, recomputation).",
+            needed_bytes=needed,
+            budget_bytes=budget_bytes,
+        )
+    return WorkerError(
+        f"No batch size could be trained: at size {last.batch_size} the trial "
+        f"{'hung' if last.outcome is Outcome.TIMED_OUT else 'died'} ({last.why}), and nothing "
+        "says that it was for lack of memory. --verbose shows the worker's log.",
+    )
+
+
+def warnings(
+    prepared: protocol.Prepared, budget_bytes: int, *, not_a_number: bool
+) -> tuple[str, ...]:
+    """Sentences that the user should read beside the answer."""
+    found = list(prepared.warnings)
+    if prepared.resident_bytes > LARGE_DATA * budget_bytes:
+        share = prepared.resident_bytes / budget_bytes
+        found.append(
+            f"Before the first step {format_bytes(prepared.resident_bytes)} are in use "
+            f"({share:.0%} of the budget): the weights, and data that lies on the device."
+        )
+    if not_a_number:
+        found.append(
+            "The loss was not a number (NaN) in some trial step. That does not change the "
+            "memory, but the training will not learn."
+        )
+    return tuple(found)
