@@ -16,11 +16,16 @@ from dataclasses import dataclass
 from autobatch.bfc import GRAIN, Chunk, OutOfMemory, Pool, rounded
 from autobatch.units import MIB
 
-STEPS = 6  # of one replay: layouts drift from step to step
+STEPS = 8  # of one replay: layouts drift from step to step
 REPLAYS = 12  # a death in ten fresh trainings should show
-JITTER = 0.09  # of a step's events: how far threads move them. This and the next are fitted to the
-WAIT = 0.03  # deaths of three models: a request that finds no chunk waits (kMaxMillisToWait, 10 s)
-# while other threads go on, and gets what they release within this share of the step's events
+JITTER = (
+    0.04  # of a step's events: how far threads move them. Fitted, as the next, to the deaths of
+)
+# four models in five configurations: their safe maxima need 96 to 109 % of the limit by replay
+WAIT = (
+    10  # events: a request that finds no chunk waits (kMaxMillisToWait, 10 s) while the operations
+)
+# that run beside it end, and gets what they release
 FINEST = 1024  # what is smaller than the peak over this is merged with its like: 0.1 % each,
 COARSEST = 128  # or, as long as there are more than
 MOST = 500  # allocations to replay, up to the peak over that
@@ -124,6 +129,8 @@ class Replay:
             self._kept = _merged(whole, max(GRAIN, self.least // fineness))
         self._seed, self._numbers = seed, list(range(REPLAYS))
         self._events = self._in_order()
+        traced = sum((a.start is not None) + (a.end is not None) for a in allocations)
+        self._patience = round(WAIT * len(self._events) / max(1, traced))
         # What one step leaves live stands in for what the next one finds.
         left = {i: a for i, a in enumerate(self._kept) if a.end is None}
         self._heirs: dict[int, int] = {}
@@ -173,7 +180,6 @@ class Replay:
         return True
 
     def _step(self, pool: Pool, live: dict[int, Chunk], events: list[tuple[int, bool]]) -> None:
-        patience = int(WAIT * len(events))
         for place, (i, begins) in enumerate(events):
             if not begins:
                 if i in live:  # else a request that waited had it released
@@ -183,7 +189,7 @@ class Replay:
             try:
                 live[i] = pool.allocate(size)
             except OutOfMemory:
-                for other, starts in events[place + 1 : place + 1 + patience]:
+                for other, starts in events[place + 1 : place + 1 + self._patience]:
                     if not starts and other in live:
                         pool.release(live.pop(other))
                         with suppress(OutOfMemory):
