@@ -19,10 +19,11 @@ from autobatch.errors import (
     WorkerError,
 )
 from autobatch.events import LogText, Observer, WorkerStage
-from autobatch.launcher import Launcher, Worker, WorkerDied, WorkerTimedOut
+from autobatch.launcher import Launcher, WorkerDied, WorkerTimedOut
 from autobatch.options import ProbeOptions
 from autobatch.records import Outcome, Trial
 from autobatch.units import format_bytes
+from autobatch.worker_process import Worker
 
 SEARCH, PROOF = "search", "proof"
 RESTARTS = 2  # of a worker whose script sets variables too late: more is a script that never ends

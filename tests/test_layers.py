@@ -34,6 +34,8 @@ ROOMS = [
     "protocol",
     "targets",
     "devices",
+    "warden",
+    "worker_process",
     "launcher",
     "worker",
     "engine",
