@@ -105,6 +105,18 @@ def gpu_may_be_there() -> bool:
         return False
 
 
+def gpu_memory_of(pid: int) -> int | None:
+    """Bytes that the GPUs count for a process; None where none lists it, or cannot be read."""
+    found: list[int] = []
+    with contextlib.suppress(DeviceError), _nvml() as nvml:
+        for index in range(nvml.nvmlDeviceGetCount()):
+            device = nvml.nvmlDeviceGetHandleByIndex(index)
+            for process in nvml.nvmlDeviceGetComputeRunningProcesses(device):
+                if process.pid == pid:
+                    found.append(int(process.usedGpuMemory or 0))
+    return sum(found) if found else None
+
+
 @contextlib.contextmanager
 def _nvml() -> Iterator[Any]:
     """The NVML library, brought up and let go again; its errors are ours."""

@@ -11,10 +11,13 @@ from typing import Any
 
 from autobatch import batch_search, devices, learning_rate, protocol, targets, verdict
 from autobatch.batch_search import Done, Plan, Search
-from autobatch.crew import Crew, OutOfTime, wrong_backend
+from autobatch.conversation import OutOfTime
+from autobatch.crew import Crew
+from autobatch.endings import wrong_backend
 from autobatch.errors import (
     AutobatchError,
     DeviceError,
+    NoGpuError,
     ProbeInterrupted,
     UsageError,
     WorkerError,
@@ -133,16 +136,9 @@ class _Probe:
 
     def _prepare(self, crew: Crew) -> protocol.Prepared:
         try:
-            prepared = crew.prepare()
+            prepared = self._first_worker(crew)
         except OutOfTime:
             raise self._too_slow() from None
-        except DeviceError:
-            if not self._device.fallback:
-                raise
-            self._observe(Notice("TensorFlow sees no GPU: the CPU is probed instead."))
-            crew.bury_all()
-            self._device = crew.device = devices.cpu(self._device.budget_bytes)
-            prepared = crew.prepare()
         self._budget = min(self._device.budget_bytes or prepared.limit_bytes, prepared.limit_bytes)
         self._described = Device(
             name=prepared.device_name,
@@ -155,6 +151,17 @@ class _Probe:
             Prepared(prepared.model, self._described, prepared.samples, prepared.prelude_seconds)
         )
         return prepared
+
+    def _first_worker(self, crew: Crew) -> protocol.Prepared:
+        try:
+            return crew.prepare()
+        except NoGpuError:
+            if not self._device.fallback:
+                raise
+            self._observe(Notice("TensorFlow sees no GPU: the CPU is probed instead."))
+            crew.bury_all()
+            self._device = crew.device = devices.cpu(self._device.budget_bytes)
+            return crew.prepare()
 
     def _plan(self, prepared: protocol.Prepared, crew: Crew) -> Plan:
         options = self._options

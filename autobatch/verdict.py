@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from autobatch import protocol
 from autobatch.batch_search import Search
-from autobatch.crew import MEMORY, model_error
+from autobatch.endings import MEMORY, model_error
 from autobatch.errors import AutobatchError, NothingFitsError, WorkerError
 from autobatch.records import LimitedBy, LimitKind, Outcome, Trial
 from autobatch.sizes import LARGEST

@@ -39,6 +39,8 @@ ROOMS = [
     "launcher",
     "worker",
     "engine",
+    "endings",
+    "conversation",
     "crew",
     "verdict",
     "report",
