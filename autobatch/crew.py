@@ -146,6 +146,12 @@ class Crew:
                 worker.bury()
         self._searcher = self._standby = None
 
+    def move_to(self, device: DeviceChoice) -> None:
+        """End every worker; the next ones run on another device, and hold nothing of this one."""
+        self.bury_all()
+        self.device = device
+        self._launcher.held = ()
+
     # -- workers -----------------------------------------------------------------------------
 
     def _start(self, role: str) -> Conversation:

@@ -105,6 +105,18 @@ def gpu_may_be_there() -> bool:
         return False
 
 
+def gpu_identity(index: int) -> str:
+    """What names TensorFlow's GPU `index` for every process of this machine: its UUID if known."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    entries = [each.strip() for each in visible.split(",")] if visible else []
+    entry = entries[index] if index < len(entries) else str(index)
+    if not entry.isdecimal():
+        return entry  # a UUID, or a part of one
+    with contextlib.suppress(DeviceError), _nvml() as nvml:
+        return str(nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetHandleByIndex(int(entry))))
+    return f"gpu:{entry}"
+
+
 def gpu_memory_of(pid: int) -> int | None:
     """Bytes that the GPUs count for a process; None where none lists it, or cannot be read."""
     found: list[int] = []

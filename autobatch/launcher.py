@@ -44,7 +44,7 @@ class Launcher:
     """
 
     def __init__(self, on_output: Callable[[str, str], None], held: tuple[int, ...] = ()) -> None:
-        self._on_output, self._held = on_output, held
+        self._on_output, self.held = on_output, held
         self._workers: list[Worker] = []
 
     def __enter__(self) -> Launcher:
@@ -63,7 +63,7 @@ class Launcher:
     def start(self, name: str, environment: Mapping[str, str]) -> Worker:
         """Start a worker; it imports TensorFlow and then waits for `Prepare`."""
         with _uninterrupted():  # between the fork and the list it would be nobody's
-            worker = Worker(name, environment, self._held)
+            worker = Worker(name, environment, self.held)
             self._workers.append(worker)
         return worker
 

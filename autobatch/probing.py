@@ -13,6 +13,7 @@ from autobatch import batch_search, devices, learning_rate, protocol, targets, v
 from autobatch.batch_search import Done, Plan, Search
 from autobatch.conversation import OutOfTime
 from autobatch.crew import Crew
+from autobatch.device_lock import DeviceLock
 from autobatch.endings import wrong_backend
 from autobatch.errors import (
     AutobatchError,
@@ -86,6 +87,11 @@ class _Probe:
         self._observe, self._options = observer, options
         self._target = targets.resolve(target, arguments, run_as=options.run_as)
         self._device = devices.choose(options)
+        self._lock = DeviceLock(
+            devices.gpu_identity(self._device.index) if self._device.kind == "gpu" else None,
+            options.device_wait,
+            lambda text: observer(Notice(text)),
+        )
         self._environment = targets.literal_environment(self._target)
         self._proof: protocol.TrialDone | None = None
         self._hurried = False  # the time did not reach for all that the search would have tried
@@ -95,6 +101,11 @@ class _Probe:
         """Load, search, prove, report."""
         _require_tensorflow()
         self._check_backend()
+        with self._lock:
+            self._started = time.monotonic()  # waiting for others takes nothing of our time
+            return self._run(self._lock.held)
+
+    def _run(self, held: tuple[int, ...]) -> ProbeResult:
         with Crew(
             self._target,
             self._device,
@@ -102,6 +113,7 @@ class _Probe:
             environment=self._environment,
             observer=self._observe,
             deadline=self._started + self._options.total_timeout,
+            held=held,
         ) as crew:
             prepared = self._prepare(crew)
             self._learning_rates(1, prepared)  # refused before the search, not after it
@@ -159,8 +171,9 @@ class _Probe:
             if not self._device.fallback:
                 raise
             self._observe(Notice("TensorFlow sees no GPU: the CPU is probed instead."))
-            crew.bury_all()
-            self._device = crew.device = devices.cpu(self._device.budget_bytes)
+            self._device = devices.cpu(self._device.budget_bytes)
+            crew.move_to(self._device)
+            self._lock.release()
             return crew.prepare()
 
     def _plan(self, prepared: protocol.Prepared, crew: Crew) -> Plan:

@@ -79,7 +79,9 @@ def _stopped_by(first: Trial, search: Search, size: int, bounds: Bounds) -> Limi
     else:
         why = f"{what} ended {first.outcome.replace('_', ' ')} ({first.why})"
     others = [t for t in search.trials if t.batch_size != size]
-    if kind is LimitKind.MODEL_ERROR and all(t.outcome is Outcome.FAILED for t in others):
+    smaller = any(t.batch_size < size for t in others)
+    failed = all(t.outcome is Outcome.FAILED for t in others)
+    if kind is LimitKind.MODEL_ERROR and smaller and failed:
         why += f"; no size but {size} could be trained: it seems baked into the model"
     return LimitedBy(kind, f"batch size {first.batch_size}: {why}")
 

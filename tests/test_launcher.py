@@ -456,7 +456,7 @@ def test_what_a_lock_is_held_by_is_held_by_the_warden_and_not_the_worker(
     workers: Launcher, start: Start, tmp_path: Path
 ) -> None:
     with open(tmp_path / "lock", "w") as lock:
-        workers._held = (lock.fileno(),)
+        workers.held = (lock.fileno(),)
         worker = start(
             "say(' '.join(os.path.realpath(f'/proc/{p}/fd/{n}') for p in "
             "(os.getpid(), os.getppid()) for n in os.listdir(f'/proc/{p}/fd')))"

@@ -34,6 +34,7 @@ ROOMS = [
     "protocol",
     "targets",
     "devices",
+    "device_lock",
     "warden",
     "worker_process",
     "launcher",
