@@ -284,7 +284,13 @@ class _Probe:
                 peak_bytes=proof.step_peak_bytes,
             ),
             trials=search.trials,
-            warnings=verdict.warnings(prepared, self._budget, not_a_number=crew.not_a_number),
+            warnings=verdict.warnings(
+                prepared,
+                self._budget,
+                search.trials,
+                proof_steps=options.proof_steps,
+                not_a_number=crew.not_a_number,
+            ),
             seconds=round(time.monotonic() - self._started, 2),
             versions={**crew.versions, "autobatch": _version()},
         )

@@ -10,6 +10,7 @@ When the parent dies, whatever kills it, the warden kills this process.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import platform
 import sys
@@ -17,7 +18,7 @@ import traceback
 from typing import NoReturn
 
 from autobatch import protocol
-from autobatch.errors import DeviceError
+from autobatch.errors import DeviceError, ModelError
 
 
 def main(read_fd: int, write_fd: int) -> NoReturn:
@@ -33,7 +34,7 @@ def main(read_fd: int, write_fd: int) -> NoReturn:
             from autobatch.engine import failures
 
             traceback.print_exc()
-            channel.send(failures.describe(_no_tensorflow(error), phase="importing"))
+            channel.send(failures.describe(error, phase="importing"))
             leave(1)
         request = channel.receive()
         if request is not None:
@@ -58,23 +59,59 @@ def leave(status: int) -> NoReturn:
 
 
 def _import() -> protocol.Imported:
-    import tensorflow as tf
+    """Import what the engine needs.
 
-    with contextlib.suppress(ImportError):  # a back end that is missing is told of later
-        import keras  # noqa: F401
-
+    Raises:
+        DeviceError: TensorFlow or Keras cannot be imported.
+        ModelError: Keras is set to another back end.
+    """
+    backend, origin = _keras_backend()
+    try:
+        import keras
+        import tensorflow as tf
+    except Exception as error:
+        if backend != "tensorflow":
+            but = f", which could not be imported ({_said(error)})"
+            raise _other_backend(backend, origin, but) from error
+        raise _no_tensorflow(error) from error
+    if keras.backend.backend() != "tensorflow":
+        raise _other_backend(keras.backend.backend(), origin)
     versions = {
         "python": platform.python_version(),
         "tensorflow": tf.__version__,
-        "keras": getattr(sys.modules.get("keras"), "__version__", "unknown"),
+        "keras": keras.__version__,
     }
     return protocol.Imported(versions=versions)
 
 
+def _keras_backend() -> tuple[str, str]:
+    """The back end that Keras will take, and where that is written."""
+    if named := os.environ.get("KERAS_BACKEND"):
+        return named, "the variable KERAS_BACKEND"
+    folder = os.environ.get("KERAS_HOME") or os.path.join(os.path.expanduser("~"), ".keras")
+    path = os.path.join(folder, "keras.json")
+    try:
+        with open(path, encoding="utf-8") as file:
+            return str(json.load(file)["backend"]), path
+    except (OSError, ValueError, KeyError, TypeError):
+        return "tensorflow", "Keras's default"
+
+
+def _other_backend(backend: str, origin: str, but: str = "") -> ModelError:
+    return ModelError(
+        f"Keras is set to the back end {backend!r} by {origin}{but}; autobatch measures "
+        "TensorFlow's memory. Where the model allows it, --backend tensorflow overrides that."
+    )
+
+
 def _no_tensorflow(error: Exception) -> DeviceError:
-    said = (str(error).strip().splitlines() or [""])[0][:300].rstrip(".")
     return DeviceError(
-        f"TensorFlow could not be imported ({type(error).__name__}: {said}). Try "
+        f"TensorFlow could not be imported ({_said(error)}). Try "
         f"{sys.executable} -c 'import tensorflow'; pip install 'keras-autobatch[cpu]' or "
         "'keras-autobatch[gpu]' installs a build of it."
     )
+
+
+def _said(error: Exception) -> str:
+    line = (str(error).strip().splitlines() or [""])[0][:300].rstrip(".")
+    return f"{type(error).__name__}: {line}"

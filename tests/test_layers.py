@@ -24,6 +24,7 @@ ROOMS = [
     "sizes",
     "bfc",
     "fragmentation",
+    "leaks",
     "memory_model",
     "batch_search",
     "learning_rate",

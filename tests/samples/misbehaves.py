@@ -7,7 +7,6 @@ import collections
 import ctypes
 import itertools
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -55,11 +54,6 @@ def loop(*_):
     collections.deque(itertools.repeat(0), maxlen=0)
 
 
-def match(*_):
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    re.match(r"(a+)+$", "a" * 64 + "b")
-
-
 def fork(*_):
     """The fork has both ends of the worker's pipes that the worker has."""
     if os.fork():
@@ -93,11 +87,11 @@ def value_error(*_):
 
 
 def slower(step):
-    time.sleep(0.05 * 4**step)
+    time.sleep(1.5 * 4**step)
 
 
 def leak(step):
-    kept.append(memory(12))
+    kept.append(memory(10))
 
 
 def third_step(step):
@@ -122,7 +116,6 @@ WAYS = {
     "os._exit": lambda _: os._exit(0),
     "sleep": sleep,
     "C loop": loop,
-    "regular expression": match,
     "fork": fork,
     "spawn": spawn,
     "flood": flood,
@@ -164,6 +157,8 @@ class Model(keras.Model):
         self.step = self.step + 1 if size == self.size else 1
         self.size = size
         if size >= FROM:
+            if WAY in ("C loop", "spawn"):
+                print("misbehaving now", flush=True)
             WAYS[WAY](self.step)
         if WAY == "one size" and size == FROM - 1:
             die_of(signal.SIGSEGV)
