@@ -120,12 +120,15 @@ def _become(
 
 def _watch(worker: int, life: int, wake: int) -> int | None:
     """The worker's wait status; None if it was killed and the kernel does not end it."""
-    sources, deadline = [life, wake], None
+    deadline = None
+    sources = select.poll()  # not select(), which takes no number from 1024 on
+    sources.register(life, select.POLLIN)
+    sources.register(wake, select.POLLIN)
     while True:
         status = _reap(worker)
         if status is not None or (deadline is not None and time.monotonic() > deadline):
             return status
-        ready, _, _ = select.select(sources, [], [], None if deadline is None else 0.1)
+        ready = {fd for fd, _ in sources.poll(None if deadline is None else 100)}
         wish = b"-"
         if wake in ready:
             signs = os.read(wake, 1 << 12)
@@ -140,8 +143,9 @@ def _watch(worker: int, life: int, wake: int) -> int | None:
                 os.killpg(worker, signal.SIGTERM)
         elif not wish:
             os.kill(worker, signal.SIGKILL)
-            deadline = deadline or time.monotonic() + LIMIT
-            sources = [wake]
+            if deadline is None:
+                deadline = time.monotonic() + LIMIT
+                sources.unregister(life)
 
 
 def _reap(worker: int) -> int | None:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from autobatch import protocol, warden
+from autobatch.errors import WorkerError
 
 LOG_BYTES = 1 << 18  # of a worker's output are kept: a BFC report of an OOM has 100 kB
 _BOOT = "import sys; sys.path[:1] = []; sys.path.append({root!r}); import autobatch.worker as w; "
@@ -51,7 +52,7 @@ class Worker:
         self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._log = bytearray()
         self._unsent = bytearray()
-        self._folder = os.path.join(tempfile.gettempdir(), f"autobatch-{secrets.token_hex(8)}")
+        self._folder = os.path.join(_temporary(), f"autobatch-{secrets.token_hex(8)}")
         child_in, self.requests = _pipe()
         self.answers, child_out = _pipe()
         self.output, child_log = _pipe()
@@ -171,6 +172,16 @@ class Worker:
         with contextlib.suppress(OSError):
             while data := os.read(self._life, 1 << 12):
                 self._told += data
+
+
+def _temporary() -> str:
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise WorkerError(
+            f"There is no place for temporary files ({error.strerror}). Set TMPDIR to a folder "
+            "that can be written."
+        ) from None
 
 
 def _pipe() -> tuple[int, int]:

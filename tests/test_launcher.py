@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Iterator
@@ -531,6 +532,35 @@ def test_an_executable_that_is_not_there_leaves_nothing(
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with Launcher(lambda *_: None) as made, pytest.raises(FileNotFoundError):
+        made.start("search", {})
+
+
+def test_descriptors_beyond_the_first_thousand_do(workers: Launcher, start: Start) -> None:
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limits[1] < 2048:
+        pytest.skip("may not open as many files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2048, limits[1]))
+    filled = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        worker = start("say(max(map(int, os.listdir('/proc/self/fd')))); time.sleep(600)")
+        assert int(take(workers, worker)) > 1024
+        assert workers.bury(worker, patience=0.1) == -signal.SIGTERM
+    finally:
+        for fd in filled:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_no_place_for_temporary_files_is_told(
+    nothing_left_open: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nowhere() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", nowhere)
+    with Launcher(lambda *_: None) as made, pytest.raises(WorkerError, match="Set TMPDIR"):
         made.start("search", {})
 
 

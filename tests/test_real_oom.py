@@ -39,7 +39,8 @@ def end_of(way: str, **environment: str) -> Ending:
         if way != "optimizer":  # whose memory has nothing to do with the batch size
             small = talk.run(protocol.RunTrial(batch_size=2, steps=2), LONG, passed=0)
             assert small.trial.outcome is Outcome.FITS, small.trial
-        request = protocol.RunTrial(batch_size=64, steps=3, validation=way == "validation")
+        size = 1 if way == "optimizer" else 64
+        request = protocol.RunTrial(batch_size=size, steps=3, validation=way == "validation")
         return talk.run(request, LONG, passed=2)
 
 
@@ -66,11 +67,13 @@ def test_the_devices_memory_runs_out(nothing_left_open: None, way: str) -> None:
 def test_onednn_dies_where_others_raise(nothing_left_open: None) -> None:
     ending = end_of("oneDNN", TF_ENABLE_ONEDNN_OPTS="1")
     assert ending.trial.outcome is Outcome.OUT_OF_MEMORY, ending.trial
+    assert "Killed by SIGSEGV" in (ending.trial.why or "")
     assert not ending.reusable
 
 
-@pytest.mark.parametrize(("way", "said"), [("tf.data", "MemoryError"), ("C++", "bad_alloc")])
-def test_the_hosts_memory_runs_out(nothing_left_open: None, way: str, said: str) -> None:
-    ending = end_of(way)
+def test_the_hosts_memory_runs_out(nothing_left_open: None) -> None:
+    """numpy cannot allocate, inside of `tf.data`, under a limit of the address space."""
+    ending = end_of("tf.data")
     assert ending.trial.outcome is Outcome.HOST_OUT_OF_MEMORY, ending.trial
-    assert said in (ending.trial.why or "")
+    assert "MemoryError" in (ending.trial.why or "")
+    assert ending.reusable
