@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 import autobatch
-from autobatch import ModelError, worker
+from autobatch import DeviceError, ModelError, devices, worker
+from autobatch.device_lock import DeviceLock
+from autobatch.events import Event, Notice, Prepared
 
 TINY = Path(__file__).resolve().parent / "samples" / "tiny.py"
 
@@ -66,3 +68,45 @@ def test_the_option_overrides_keras_json(monkeypatch: pytest.MonkeyPatch, tmp_pa
         f"{TINY}:build_model", device="cpu", memory_limit="128MiB", maximum=1, backend="tensorflow"
     )
     assert result.batch_size == 1
+
+
+# -- where there is no GPU -----------------------------------------------------------------------
+
+
+def test_only_a_missing_gpu_falls_back_to_the_cpu(
+    nothing_left_open: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A broken TensorFlow would be as broken there."""
+    (tmp_path / "tensorflow").mkdir()
+    (tmp_path / "tensorflow" / "__init__.py").write_text("raise ImportError('libcuda is gone')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setattr(devices, "gpu_may_be_there", lambda: True)
+    said: list[Event] = []
+    with pytest.raises(DeviceError, match="libcuda is gone"):
+        autobatch.probe(f"{TINY}:build_model", memory_limit="128MiB", observer=said.append)
+    assert not [event for event in said if isinstance(event, Notice)]
+
+
+@pytest.mark.tensorflow
+def test_without_a_gpu_the_cpu_is_probed_and_the_gpus_lock_let_go(
+    nothing_left_open: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.delenv("TF_PLUGGABLE_DEVICE_LIBRARY_PATH", raising=False)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setattr(devices, "gpu_may_be_there", lambda: True)
+    said: list[str] = []
+
+    def observe(event: Event) -> None:
+        if isinstance(event, Notice):
+            said.append(event.text)
+        if isinstance(event, Prepared):  # by then it is free for others
+            with DeviceLock(devices.gpu_identity(0), 0, pytest.fail):
+                pass
+
+    result = autobatch.probe(
+        f"{TINY}:build_model", memory_limit="128MiB", maximum=1, observer=observe
+    )
+    assert result.device.kind == "cpu"
+    assert said == ["TensorFlow sees no GPU: the CPU is probed instead."]
