@@ -149,13 +149,10 @@ def test_the_probe_answers_whatever_a_trial_does(
     assert result.batch_size in {t.batch_size for t in proofs}
     assert any("grew with each step" in each for each in result.warnings) == (way == "leak")
     assert not around.notices
-    slowest = max(
-        seconds
-        for seconds, trial in zip(around.seconds, result.trials, strict=True)
-        if trial.outcome is not Outcome.FITS or way in ("flood", "closed stderr")
-    )
-    if way not in PROOFS:  # whose time holds their worker's loading, and TensorFlow's own 10 s
-        assert slowest < TRIAL_LIMIT + KILLING
+    for seconds, trial in zip(around.seconds, result.trials, strict=True):
+        # A proof's time holds its worker's loading, and that of an OOM TensorFlow's own 10 s.
+        if trial.outcome is not Outcome.FITS and not trial.proof:
+            assert seconds < TRIAL_LIMIT + KILLING
     if way == "spawn":
         assert (around.scratch / "escaped").exists()
 
