@@ -105,6 +105,30 @@ def gpu_may_be_there() -> bool:
         return False
 
 
+def gpu_identity(index: int) -> str:
+    """What names TensorFlow's GPU `index` for every process of this machine: its UUID if known."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    entries = [each.strip() for each in visible.split(",")] if visible else []
+    entry = entries[index] if index < len(entries) else str(index)
+    if not entry.isdecimal():
+        return entry  # a UUID, or a part of one
+    with contextlib.suppress(DeviceError), _nvml() as nvml:
+        return str(nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetHandleByIndex(int(entry))))
+    return f"gpu:{entry}"
+
+
+def gpu_memory_of(pid: int) -> int | None:
+    """Bytes that the GPUs count for a process; None where none lists it, or cannot be read."""
+    found: list[int] = []
+    with contextlib.suppress(DeviceError), _nvml() as nvml:
+        for index in range(nvml.nvmlDeviceGetCount()):
+            device = nvml.nvmlDeviceGetHandleByIndex(index)
+            for process in nvml.nvmlDeviceGetComputeRunningProcesses(device):
+                if process.pid == pid:
+                    found.append(int(process.usedGpuMemory or 0))
+    return sum(found) if found else None
+
+
 @contextlib.contextmanager
 def _nvml() -> Iterator[Any]:
     """The NVML library, brought up and let go again; its errors are ours."""

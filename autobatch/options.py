@@ -52,6 +52,7 @@ class ProbeOptions(msgspec.Struct, frozen=True, kw_only=True):
         timeout: Seconds a trial may take.
         load_timeout: Seconds a worker may take to load the model, a script's own code included.
         total_timeout: Seconds the probe may take; it settles for what is proven by then.
+        device_wait: Seconds to wait for another probe on the same GPU to end.
         dataset_cap: Whether the data set's size bounds the batch size.
         base_batch_size: What the base learning rate was chosen for. Defaults to what the script
             trains with, else 32.
@@ -81,6 +82,7 @@ class ProbeOptions(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float = 300.0
     load_timeout: float = 600.0
     total_timeout: float = 3600.0
+    device_wait: float = 600.0
     dataset_cap: bool = True
     base_batch_size: int | None = None
     base_learning_rate: float | None = None
@@ -129,6 +131,10 @@ class ProbeOptions(msgspec.Struct, frozen=True, kw_only=True):
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise UsageError(f"{_named(name)} must be a positive number; received {value}.")
+        if not (self.device_wait >= 0 and math.isfinite(self.device_wait)):
+            raise UsageError(
+                f"{_named('device_wait')} must be seconds from 0 on; received {self.device_wait}."
+            )
         if not 0 <= self.precision < 1:
             raise UsageError(
                 f"{_named('precision')} must be a share from 0 (exact) to below 1, such as 0.02; "

@@ -11,10 +11,14 @@ from typing import Any
 
 from autobatch import batch_search, devices, learning_rate, protocol, targets, verdict
 from autobatch.batch_search import Done, Plan, Search
-from autobatch.crew import Crew, OutOfTime, wrong_backend
+from autobatch.conversation import OutOfTime
+from autobatch.crew import Crew
+from autobatch.device_lock import DeviceLock
+from autobatch.endings import wrong_backend
 from autobatch.errors import (
     AutobatchError,
     DeviceError,
+    NoGpuError,
     ProbeInterrupted,
     UsageError,
     WorkerError,
@@ -83,6 +87,11 @@ class _Probe:
         self._observe, self._options = observer, options
         self._target = targets.resolve(target, arguments, run_as=options.run_as)
         self._device = devices.choose(options)
+        self._lock = DeviceLock(
+            devices.gpu_identity(self._device.index) if self._device.kind == "gpu" else None,
+            options.device_wait,
+            lambda text: observer(Notice(text)),
+        )
         self._environment = targets.literal_environment(self._target)
         self._proof: protocol.TrialDone | None = None
         self._hurried = False  # the time did not reach for all that the search would have tried
@@ -92,6 +101,11 @@ class _Probe:
         """Load, search, prove, report."""
         _require_tensorflow()
         self._check_backend()
+        with self._lock:
+            self._started = time.monotonic()  # waiting for others takes nothing of our time
+            return self._run(self._lock.held)
+
+    def _run(self, held: tuple[int, ...]) -> ProbeResult:
         with Crew(
             self._target,
             self._device,
@@ -99,6 +113,7 @@ class _Probe:
             environment=self._environment,
             observer=self._observe,
             deadline=self._started + self._options.total_timeout,
+            held=held,
         ) as crew:
             prepared = self._prepare(crew)
             self._learning_rates(1, prepared)  # refused before the search, not after it
@@ -133,16 +148,9 @@ class _Probe:
 
     def _prepare(self, crew: Crew) -> protocol.Prepared:
         try:
-            prepared = crew.prepare()
+            prepared = self._first_worker(crew)
         except OutOfTime:
             raise self._too_slow() from None
-        except DeviceError:
-            if not self._device.fallback:
-                raise
-            self._observe(Notice("TensorFlow sees no GPU: the CPU is probed instead."))
-            crew.bury_all()
-            self._device = crew.device = devices.cpu(self._device.budget_bytes)
-            prepared = crew.prepare()
         self._budget = min(self._device.budget_bytes or prepared.limit_bytes, prepared.limit_bytes)
         self._described = Device(
             name=prepared.device_name,
@@ -155,6 +163,18 @@ class _Probe:
             Prepared(prepared.model, self._described, prepared.samples, prepared.prelude_seconds)
         )
         return prepared
+
+    def _first_worker(self, crew: Crew) -> protocol.Prepared:
+        try:
+            return crew.prepare()
+        except NoGpuError:
+            if not self._device.fallback:
+                raise
+            self._observe(Notice("TensorFlow sees no GPU: the CPU is probed instead."))
+            self._device = devices.cpu(self._device.budget_bytes)
+            crew.move_to(self._device)
+            self._lock.release()
+            return crew.prepare()
 
     def _plan(self, prepared: protocol.Prepared, crew: Crew) -> Plan:
         options = self._options
@@ -264,7 +284,13 @@ class _Probe:
                 peak_bytes=proof.step_peak_bytes,
             ),
             trials=search.trials,
-            warnings=verdict.warnings(prepared, self._budget, not_a_number=crew.not_a_number),
+            warnings=verdict.warnings(
+                prepared,
+                self._budget,
+                search.trials,
+                proof_steps=options.proof_steps,
+                not_a_number=crew.not_a_number,
+            ),
             seconds=round(time.monotonic() - self._started, 2),
             versions={**crew.versions, "autobatch": _version()},
         )

@@ -82,6 +82,12 @@ _PROBE = (
     _option(
         "--total-timeout", type=float, metavar="SECONDS", help="Of the probe.  [default: 3600]"
     ),
+    _option(
+        "--device-wait",
+        type=float,
+        metavar="SECONDS",
+        help="For another probe on the same GPU to end.  [default: 600]",
+    ),
     click.option(
         "--dataset-cap/--no-dataset-cap",
         default=None,

@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from autobatch.errors import DeviceError
+from autobatch.errors import DeviceError, NoGpuError
 from autobatch.protocol import DeviceRequest
 from autobatch.units import MIB
 
@@ -48,6 +48,7 @@ def configure(request: DeviceRequest) -> None:
     """Set the device up. Call it before anything touches a device.
 
     Raises:
+        NoGpuError: TensorFlow sees no GPU.
         DeviceError: There is no such GPU, or it cannot be set up any more.
     """
     if request.kind == "cpu":
@@ -55,7 +56,7 @@ def configure(request: DeviceRequest) -> None:
         return
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
-        raise DeviceError(
+        raise NoGpuError(
             "TensorFlow sees no GPU here. If the machine has one, look at the driver and whether "
             "this TensorFlow was built with CUDA (pip install 'keras-autobatch[gpu]'); or probe "
             "on the emulated device with --device cpu."
