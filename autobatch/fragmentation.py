@@ -26,6 +26,7 @@ WAIT = (
     10  # events: a request that finds no chunk waits (kMaxMillisToWait, 10 s) while the operations
 )
 # that run beside it end, and gets what they release
+MOST_WAIT = 0.03  # of a step's events: a short step has little that runs beside
 FINEST = 1024  # what is smaller than the peak over this is merged with its like: 0.1 % each,
 COARSEST = 128  # or, as long as there are more than
 MOST = 500  # allocations to replay, up to the peak over that
@@ -130,7 +131,7 @@ class Replay:
         self._seed, self._numbers = seed, list(range(REPLAYS))
         self._events = self._in_order()
         traced = sum((a.start is not None) + (a.end is not None) for a in allocations)
-        self._patience = round(WAIT * len(self._events) / max(1, traced))
+        self._patience = round(len(self._events) * min(MOST_WAIT, WAIT / max(1, traced)))
         # What one step leaves live stands in for what the next one finds.
         left = {i: a for i, a in enumerate(self._kept) if a.end is None}
         self._heirs: dict[int, int] = {}
