@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         ModelError,
         NothingFitsError,
         ProbeInterrupted,
+        StorageError,
         UsageError,
         WorkerError,
     )
@@ -36,6 +37,7 @@ _HOMES = {
         "ModelError",
         "NothingFitsError",
         "ProbeInterrupted",
+        "StorageError",
         "UsageError",
         "WorkerError",
     ),
@@ -58,6 +60,7 @@ __all__ = [
     "ProbeInterrupted",
     "ProbeOptions",
     "ProbeResult",
+    "StorageError",
     "Trial",
     "UsageError",
     "WorkerError",

@@ -347,6 +347,7 @@ def run(
     try_size: Callable[[int], Trial],
     prove: Callable[[int], Trial],
     *,
+    trials: tuple[Trial, ...] = (),
     on_trial: Callable[[Search], None] = lambda _: None,
     enough: Callable[[], bool] = lambda: False,
 ) -> tuple[Search, Done | GiveUp]:
@@ -356,18 +357,25 @@ def run(
         plan: What is searched for.
         try_size: Measures a size.
         prove: Proves a size.
+        trials: Of an earlier run with the same plan, to go on from. What they proved is proven
+            once more before it is the answer.
         on_trial: Told the search after each trial.
         enough: Asked before each search trial: whether to settle for what fits so far.
     """
-    search = Search(plan)
+    search = Search(plan, trials)
+    proven: set[int] = set()  # in this run
     while True:
         action = search.next()
+        if isinstance(action, Done) and action.batch_size not in proven:
+            action = Prove(action.batch_size)
         if isinstance(action, (Done, GiveUp)):
             return search, action
         if isinstance(action, Try) and enough() and search.fits:
             action = Prove(search.fits)
         measure = prove if isinstance(action, Prove) else try_size
         search = search.add(measure(action.batch_size))
+        if isinstance(action, Prove) and search.trials[-1].outcome is Outcome.FITS:
+            proven.add(action.batch_size)
         on_trial(search)
-        if isinstance(action, Prove) and enough() and search.proven:
+        if isinstance(action, Prove) and search.proven in proven and enough():
             return search, Done(search.proven)

@@ -15,7 +15,7 @@ from autobatch.errors import ModelError, WorkerError
 from autobatch.events import LogText, Observer, WorkerStage
 from autobatch.launcher import Launcher
 from autobatch.options import ProbeOptions
-from autobatch.records import Trial
+from autobatch.records import Outcome, Trial
 
 SEARCH, PROOF = "search", "proof"
 RESTARTS = 2  # of a worker whose script sets variables too late: more is a script that never ends
@@ -94,6 +94,11 @@ class Crew:
         if self.device.kind == "cpu":  # a GPU's memory is the searching worker's for now
             self._standby.ask(self._request(PROOF))
         return prepared
+
+    def remember(self, trials: tuple[Trial, ...]) -> None:
+        """Know what earlier workers, of an earlier probe of the same, have been through."""
+        sizes = [trial.batch_size for trial in trials if trial.outcome is Outcome.FITS]
+        self._passed = max([self._passed, *sizes])
 
     def measure(
         self,

@@ -129,6 +129,20 @@ def gpu_memory_of(pid: int) -> int | None:
     return sum(found) if found else None
 
 
+def identity(pci_address: str) -> tuple[str, str]:
+    """The UUID of the GPU at this address and its driver's version, by NVML; else empty texts."""
+    if ":" not in pci_address:
+        return "", ""
+    try:
+        with _nvml() as nvml:
+            handle = nvml.nvmlDeviceGetHandleByPciBusId(pci_address.encode())
+            told = nvml.nvmlDeviceGetUUID(handle), nvml.nvmlSystemGetDriverVersion()
+    except DeviceError:
+        return "", ""
+    uuid, driver = (text.decode() if isinstance(text, bytes) else str(text) for text in told)
+    return uuid, driver
+
+
 @contextlib.contextmanager
 def _nvml() -> Iterator[Any]:
     """The NVML library, brought up and let go again; its errors are ours."""

@@ -8,6 +8,7 @@ AutobatchError
 │  └─ NoGpuError        a GPU was asked for, and TensorFlow sees none
 ├─ WorkerError          trials died, hung or ended for a reason that is not known to be memory
 ├─ DeviceChangedError   the device's memory was taken or freed by others during the probe
+├─ StorageError         a file of ours could not be read or written
 └─ ProbeInterrupted     Ctrl-C, or a signal that asks the process to end
 
 Each carries `kind`, the word that stands for it in JSON, and `exit_code`, the command's exit
@@ -115,6 +116,13 @@ class DeviceChangedError(AutobatchError):
 
     kind = "device_changed"
     exit_code = 7
+
+
+class StorageError(AutobatchError):
+    """A file of ours, or one that the user named, could not be read or written."""
+
+    kind = "storage"
+    exit_code = 1
 
 
 class ProbeInterrupted(AutobatchError, KeyboardInterrupt):  # noqa: N818 - as KeyboardInterrupt

@@ -66,6 +66,12 @@ class ProbeOptions(msgspec.Struct, frozen=True, kw_only=True):
         backend: `tensorflow` to override the Keras back end that a script asks for.
         safe_mode: Whether to refuse code inside a `.keras` file.
         optimizer, loss: For a model that is not compiled.
+        cache: Whether to ask the results of earlier probes (the size is proven anew), and to keep
+            this one. They lie in `AUTOBATCH_CACHE_DIR`, else in `~/.cache/autobatch`.
+        journal: The file to which each trial is written as it ends. Defaults to one for the
+            target in the folder of the cache, removed once the probe has its answer.
+        resume: Whether to go on from the trials in the journal, where model, data, device,
+            versions and options are the same.
     """
 
     device: str = "auto"
@@ -95,6 +101,9 @@ class ProbeOptions(msgspec.Struct, frozen=True, kw_only=True):
     safe_mode: bool = True
     optimizer: str | None = None
     loss: str | None = None
+    cache: bool = True
+    journal: str | None = None
+    resume: bool = False
 
     @classmethod
     def checked(cls, **options: Any) -> ProbeOptions:

@@ -9,8 +9,16 @@ import os
 import time
 from typing import Any
 
-from autobatch import batch_search, devices, learning_rate, protocol, targets, verdict
-from autobatch.batch_search import Done, Plan, Search
+from autobatch import (
+    batch_search,
+    devices,
+    learning_rate,
+    protocol,
+    signature,
+    targets,
+    verdict,
+)
+from autobatch.batch_search import Done, GiveUp, Plan, Search
 from autobatch.conversation import OutOfTime
 from autobatch.crew import Crew
 from autobatch.device_lock import DeviceLock
@@ -24,6 +32,7 @@ from autobatch.errors import (
     WorkerError,
 )
 from autobatch.events import Notice, Observer, Prepared, TrialEnded, TrialStarted, ignore
+from autobatch.keeping import Earlier, Keeper
 from autobatch.options import ProbeOptions
 from autobatch.records import (
     Device,
@@ -77,6 +86,8 @@ def probe(
         raise
     except KeyboardInterrupt:
         raise ProbeInterrupted("Interrupted.", trials=run.search.trials) from None
+    finally:
+        run.keeper.close()
 
 
 class _Probe:
@@ -94,8 +105,13 @@ class _Probe:
         )
         self._environment = targets.literal_environment(self._target)
         self._proof: protocol.TrialDone | None = None
+        self._proven: set[int] = set()  # by this probe's own proofs
+        self._refuted: tuple[Trial, ...] = ()  # the proof that a cached answer did not pass
+        self._recalled = False  # the answer is that of an earlier probe
+        self._earlier = 0  # trials of an earlier probe that the search goes on from
         self._hurried = False  # the time did not reach for all that the search would have tried
         self.search = Search(Plan(SizeSpace()))
+        self.keeper = Keeper(self._target, options, observer)
 
     def run(self) -> ProbeResult:
         """Load, search, prove, report."""
@@ -120,22 +136,20 @@ class _Probe:
             plan = self._plan(prepared, crew)
             self.search = Search(plan)
             try:
-                _, end = batch_search.run(
-                    plan,
-                    lambda size: self._try(crew, size),
-                    lambda size: self._prove(crew, size),
-                    on_trial=self._on_trial,
-                    enough=self._enough,
-                )
+                earlier = self.keeper.begin(self._key(prepared, crew), plan)
+                end = self._proven_again(crew, earlier) or self._searched(crew, plan, earlier)
             except OutOfTime:
                 end = self._out_of_time()
             except WorkerError:
-                if not self.search.proven:
+                if self.search.proven not in self._proven:
                     raise
                 end = Done(self.search.proven)
             if not isinstance(end, Done):
                 raise verdict.nothing(self.search, end.last, self._budget, crew.failed)
-            return self._result(end.batch_size, prepared, crew)
+            result = self._result(end.batch_size, prepared, crew)
+            worth_keeping = not (self._hurried or self._recalled)
+            self.keeper.finish(result, prepared.model, self.search if worth_keeping else None)
+            return result
 
     # -- before ------------------------------------------------------------------------------
 
@@ -207,6 +221,64 @@ class _Probe:
             usual_size=prepared.script_batch_size,
         )
 
+    # -- what earlier probes left ------------------------------------------------------------
+
+    def _key(self, prepared: protocol.Prepared, crew: Crew) -> signature.Key | None:
+        if prepared.signature is None:
+            return None
+        uuid, driver = devices.identity(prepared.signature.device)
+        return signature.make_key(
+            prepared.signature,
+            self._described,
+            self._options,
+            uuid=uuid,
+            driver=driver,
+            versions={**crew.versions, "autobatch": _version()},
+            environment={**os.environ, **self._environment},
+        )
+
+    def _proven_again(self, crew: Crew, earlier: Earlier) -> Done | None:
+        """The cached answer, if there is one and it still holds: proven anew, nothing searched."""
+        entry = earlier.entry
+        if entry is None:
+            return None
+        when = time.strftime("%Y-%m-%d", time.localtime(entry.when))
+        self._observe(
+            Notice(
+                f"Found on {when}: batch size {entry.batch_size}. It is proven anew (--no-cache "
+                "searches)."
+            )
+        )
+        trial = self._prove(crew, entry.batch_size)
+        if trial.outcome is not Outcome.FITS:
+            self.keeper.drop()
+            self._refuted = (trial,)
+            self._observe(Notice("That proof failed: the search begins anew."))
+            return None
+        self._go_on_from(entry.trials, crew)
+        self.keeper.add(*entry.trials)
+        self._on_trial(self.search.add(trial))
+        self._recalled = True
+        return Done(entry.batch_size)
+
+    def _searched(self, crew: Crew, plan: Plan, earlier: Earlier) -> Done | GiveUp:
+        self._go_on_from(earlier.trials, crew)
+        _, end = batch_search.run(
+            plan,
+            lambda size: self._try(crew, size),
+            lambda size: self._prove(crew, size),
+            trials=earlier.trials,
+            on_trial=self._on_trial,
+            enough=self._enough,
+        )
+        return end
+
+    def _go_on_from(self, trials: tuple[Trial, ...], crew: Crew) -> None:
+        self._earlier = len(trials)
+        crew.remember(trials)
+        for trial in trials:
+            self._tell(self.search.add(trial))
+
     # -- trials ------------------------------------------------------------------------------
 
     def _try(self, crew: Crew, batch_size: int) -> Trial:
@@ -227,9 +299,15 @@ class _Probe:
         trial, done = crew.prove(batch_size)
         if done is not None:
             self._proof = done
+        if trial.outcome is Outcome.FITS:
+            self._proven.add(batch_size)
         return trial
 
     def _on_trial(self, search: Search) -> None:
+        self.keeper.add(search.trials[-1])
+        self._tell(search)
+
+    def _tell(self, search: Search) -> None:
         self.search = search
         self._observe(TrialEnded(search.trials[-1], search.fits, search.fails, search.estimate))
 
@@ -248,7 +326,7 @@ class _Probe:
 
     def _out_of_time(self) -> Done:
         self._hurried = True
-        if not self.search.proven:
+        if self.search.proven not in self._proven:
             raise self._too_slow()
         return Done(self.search.proven)
 
@@ -283,13 +361,17 @@ class _Probe:
                 last_batch_size=self._proof.last_batch_size,
                 peak_bytes=proof.step_peak_bytes,
             ),
-            trials=search.trials,
-            warnings=verdict.warnings(
-                prepared,
-                self._budget,
-                search.trials,
-                proof_steps=options.proof_steps,
-                not_a_number=crew.not_a_number,
+            trials=(*self._refuted, *search.trials),
+            earlier_trials=self._earlier,
+            warnings=(
+                *verdict.warnings(
+                    prepared,
+                    self._budget,
+                    search.trials,
+                    proof_steps=options.proof_steps,
+                    not_a_number=crew.not_a_number,
+                ),
+                *self.keeper.warnings,
             ),
             seconds=round(time.monotonic() - self._started, 2),
             versions={**crew.versions, "autobatch": _version()},

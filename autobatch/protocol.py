@@ -110,6 +110,20 @@ class Imported(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     versions: dict[str, str]
 
 
+class Signature(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker has loaded, in digests: equal ones stand for equal trainings.
+
+    Attributes:
+        model: Of the model's structure, compile settings, precision and own code.
+        data: Of the data's shapes, kinds and number of samples.
+        device: The GPU's address on the PCI bus, or the number of the CPU's cores.
+    """
+
+    model: str
+    data: str
+    device: str = ""
+
+
 class Prepared(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The model and the data are there.
 
@@ -127,6 +141,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True, tag=True):
             is too late: the worker has to start again with them.
         warnings: Sentences the user should read.
         prelude_seconds: What loading took.
+        signature: What was loaded; None where it cannot be told.
     """
 
     model: str
@@ -141,6 +156,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     environment: dict[str, str] = {}
     warnings: tuple[str, ...] = ()
     prelude_seconds: float = 0.0
+    signature: Signature | None = None
 
 
 class TrialDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):

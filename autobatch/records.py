@@ -215,6 +215,8 @@ class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
         steps_per_epoch: Optimizer steps one pass over the data then takes; None if unknown.
         proof: The run that the answer rests on.
         trials: Everything tried, in order, proofs included.
+        earlier_trials: How many of them, the first ones, an earlier probe of the same ran: this
+            one went on from its journal or its cached answer.
         warnings: Sentences the user should read.
         seconds: Wall time of the probe.
         versions: Of Python, TensorFlow, Keras and autobatch.
@@ -238,6 +240,7 @@ class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
     steps_per_epoch: int | None = None
     proof: Proof
     trials: tuple[Trial, ...]
+    earlier_trials: int = 0
     warnings: tuple[str, ...] = ()
     seconds: float
     versions: dict[str, str]

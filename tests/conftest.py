@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -24,6 +25,26 @@ def open_files() -> dict[int, str]:
         except OSError:  # the listing's own
             continue
     return found
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_cache_of_the_users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What outlives a single test (fixtures of a module) keeps nothing in the user's folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AUTOBATCH_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def cache_folder(
+    no_cache_of_the_users: None,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    """A cache of its own for each test, so that none takes another's answer."""
+    folder = tmp_path_factory.mktemp("cache") / "autobatch"
+    monkeypatch.setenv("AUTOBATCH_CACHE_DIR", str(folder))
+    return folder
 
 
 @pytest.fixture

@@ -159,6 +159,8 @@ def test_the_help_states_every_default():
         default = defaults.get(parameter.name)
         if parameter.name == "power_of_two":
             assert (default, said) == (False, "any size")
+        elif parameter.name == "resume":
+            assert (default, said) == (False, "start anew")
         elif isinstance(default, bool):
             assert parameter.opts[0] == f"--{'' if default else 'no-'}{said}"
         elif isinstance(default, (int, float)):

@@ -226,6 +226,7 @@ ERRORS = [
     (errors.DeviceError, "device", 5),
     (errors.WorkerError, "worker", 6),
     (errors.DeviceChangedError, "device_changed", 7),
+    (errors.StorageError, "storage", 1),
     (errors.ProbeInterrupted, "interrupted", 130),
 ]
 

@@ -145,6 +145,25 @@ _PROBE = (
     ),
     _option("--optimizer", help="For a model that is not compiled.  [default: adam]"),
     _option("--loss", help="For a model that is not compiled.  [default: by its last activation]"),
+    click.option(
+        "--cache/--no-cache",
+        default=None,
+        help="Take the answer of an earlier probe of the same, proven anew, and keep this one.  "
+        "[default: cache]",
+    ),
+    _option(
+        "--journal",
+        metavar="FILE",
+        help="Write each trial there as it ends.  [default: a file in the cache's folder, removed "
+        "with the answer]",
+    ),
+    click.option(
+        "--resume",
+        is_flag=True,
+        default=None,
+        help="Go on from the trials in the journal of a probe that was stopped.  [default: start "
+        "anew]",
+    ),
 )
 
 _OUTPUT = (

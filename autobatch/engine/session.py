@@ -7,6 +7,7 @@ import gc
 import os
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -14,10 +15,10 @@ import keras
 import tensorflow as tf
 
 from autobatch import worker
-from autobatch.engine import device, failures, model_source, optimizers, trial
+from autobatch.engine import device, failures, model_source, optimizers, signature, trial
 from autobatch.engine.training import Training
 from autobatch.errors import ModelError
-from autobatch.protocol import Channel, Failed, Prepare, Prepared, RunTrial, Stage
+from autobatch.protocol import Channel, Failed, Prepare, Prepared, RunTrial, Signature, Stage
 
 _READ_AT_IMPORT = ("TF_", "XLA_", "CUDA_", "KERAS_BACKEND")
 _HARMLESS = ("TF_CPP_", "TF_USE_LEGACY_KERAS")
@@ -98,6 +99,7 @@ class _Session:
             environment=self._set_too_late(),
             warnings=(*training.warnings, *batches.warnings),
             prelude_seconds=round(time.perf_counter() - self._started, 3),
+            signature=_signature(training),
         )
 
     def _set_too_late(self) -> dict[str, str]:
@@ -135,6 +137,15 @@ class _Session:
         """Whether it was our idea alone to validate this model."""
         ours = training.borrows and not training.validation
         return ours and self._phase == "validation" and isinstance(error, _USERS_OWN)
+
+
+def _signature(training: Training) -> Signature | None:
+    """What was loaded; None where the user's own classes do not let one tell."""
+    try:
+        return signature.of(training)
+    except Exception:  # noqa: BLE001 - what their properties raise must not end the probe
+        traceback.print_exc()
+        return None
 
 
 def _leave(status: int) -> NoReturn:

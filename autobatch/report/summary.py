@@ -37,6 +37,7 @@ _ERRORS = {
     "error": "Error", "usage": "Wrong usage", "nothing_fits": "Nothing fits",
     "model": "The model failed", "device": "No usable device", "worker": "No answer",
     "device_changed": "The device changed", "interrupted": "Interrupted",
+    "storage": "A file failed",
 }  # fmt: skip
 
 
@@ -240,5 +241,7 @@ def _next(result: ProbeResult, look: Look, command: str | None) -> list[Text]:
 def _footer(result: ProbeResult, look: Look) -> list[Text]:
     count = len(result.trials)
     words = [f"{count} {'trial' if count == 1 else 'trials'} in {format_seconds(result.seconds)}"]
+    if result.earlier_trials:
+        words.append(f"{result.earlier_trials} of them in an earlier probe")
     words += (f"{name} {version}" for name, version in result.versions.items())
     return look.wrapped(look.text(", ".join(words), "dim"))

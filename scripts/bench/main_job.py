@@ -36,7 +36,7 @@ def probe(configuration: Configuration) -> dict:
     command = [sys.executable, "-m", "autobatch", "probe", target, "--json", "--quiet"]
     started = time.perf_counter()
     done = subprocess.run(
-        [*command, "--memory-limit", f"{configuration.limit_mib}MiB"],
+        [*command, "--no-cache", "--memory-limit", f"{configuration.limit_mib}MiB"],
         capture_output=True,
         text=True,
         timeout=3600,
