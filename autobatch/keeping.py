@@ -99,6 +99,12 @@ class Keeper:
                 if self._journal is not None:
                     self._journal.add(trial)
 
+    def begin_anew(self) -> None:
+        """Forget the journal's trials: they did not hold."""
+        with self._journaling():
+            if self._key is not None:
+                self._start_journal(self._key, ())
+
     def drop(self) -> None:
         """Forget the cached answer: it did not hold."""
         with self._saying():
@@ -138,9 +144,7 @@ class Keeper:
 
     def _open_own(self) -> None:
         if self._journal is None:
-            root = storage.private_folder(storage.cache_folder())
-            folder = storage.private_folder(root / "journals")
-            self._journal = Journal(folder / f"{self._name}.jsonl", ours=True)
+            self._journal = Journal(_own_journals() / f"{self._name}.jsonl", ours=True)
 
     def _start_journal(self, key: Key, trials: tuple[Trial, ...]) -> None:
         if self._journal is not None and trials:
@@ -208,6 +212,25 @@ class Keeper:
     def _warn(self, text: str) -> None:
         self.warnings += (text,)
         self._observe(Notice(text))
+
+
+def clear_journals() -> int:
+    """Remove our own journals, but those that are being written; returns how many.
+
+    Raises:
+        StorageError: The folder cannot be used.
+    """
+    removed = 0
+    for path in _own_journals().glob("*.jsonl"):
+        with contextlib.suppress(StorageError, UsageError):
+            Journal(path, ours=True).close(remove=True)
+            removed += 1
+    return removed
+
+
+def _own_journals() -> Path:
+    root = storage.private_folder(storage.cache_folder())
+    return storage.private_folder(root / "journals")
 
 
 def _called(target: Target) -> tuple[str, str]:

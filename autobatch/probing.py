@@ -271,6 +271,11 @@ class _Probe:
             on_trial=self._on_trial,
             enough=self._enough,
         )
+        if isinstance(end, GiveUp) and earlier.trials:  # what had passed did not, this time
+            self._observe(Notice("The journal's trials do not hold: the search begins anew."))
+            self.keeper.begin_anew()
+            self.search = Search(plan)
+            return self._searched(crew, plan, Earlier())
         return end
 
     def _go_on_from(self, trials: tuple[Trial, ...], crew: Crew) -> None:

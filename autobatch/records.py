@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import Enum
 from typing import Any
 
@@ -248,7 +249,7 @@ class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
     def to_json(self, *, indent: int | None = None) -> str:
         """The whole result as one JSON object."""
         encoded = encode(self)
-        return (msgspec.json.format(encoded, indent=indent) if indent else encoded).decode()
+        return harmless(msgspec.json.format(encoded, indent=indent) if indent else encoded)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> ProbeResult:
@@ -279,7 +280,16 @@ def error_json(error: AutobatchError) -> str:
         if getattr(error, name, None) is not None:
             fields[name] = getattr(error, name)
     body = {"schema_version": SCHEMA_VERSION, "error": fields, "trials": error.trials}
-    return encode(body).decode()
+    return harmless(encode(body))
+
+
+# DEL, C1 controls (some terminals obey them), marks that reorder text, and line separators.
+_STEERING = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
+
+
+def harmless(encoded: bytes) -> str:
+    """JSON as text that steers no terminal: what JSON may hold as it is, but need not, escaped."""
+    return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", encoded.decode())
 
 
 def encode(value: Any) -> bytes:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from autobatch.cli.output import fail
+from autobatch.cli.output import bug, fail
 
 
 class Commands(click.Group):
@@ -38,14 +38,7 @@ class Commands(click.Group):
 
             fail(ProbeInterrupted("Interrupted."), as_json=as_json)
         except Exception as error:  # noqa: BLE001 - a bug of ours ends like everything else
-            import traceback
-
-            from autobatch.errors import AutobatchError
-
-            said = f"autobatch itself failed ({type(error).__name__}: {error})."
-            asked = "That is a bug: please report it with what follows."
-            bug = AutobatchError(f"{said} {asked}", details=traceback.format_exc())
-            fail(bug, as_json=as_json)
+            fail(bug(error), as_json=as_json)
 
 
 def _advised(error: click.ClickException) -> str:

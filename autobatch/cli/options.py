@@ -174,6 +174,12 @@ _OUTPUT = (
         help="Print the result as JSON on stdout.  [default: as text]",
     ),
     click.option(
+        "--output",
+        metavar="FILE",
+        help="Write the same JSON, also that of a failure, to a file: whole, or not at all.  "
+        "[default: nowhere]",
+    ),
+    click.option(
         "-q", "--quiet", is_flag=True, help="Show nothing while it runs.  [default: what goes on]"
     ),
     click.option(
@@ -196,7 +202,7 @@ def probe_options(command: _F) -> _F:
 
 
 def output_options(command: _F) -> _F:
-    """Give a command `as_json`, `quiet`, `verbose` and `log_file`."""
+    """Give a command `as_json`, `output`, `quiet`, `verbose` and `log_file`."""
     return _all(_OUTPUT, command)
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn, TextIO
 
 if TYPE_CHECKING:
-    from autobatch.errors import AutobatchError
+    from autobatch.errors import AutobatchError, StorageError
     from autobatch.records import ProbeResult
 
 
@@ -25,26 +26,80 @@ def look(stream: IO[str]) -> dict[str, Any]:
     }
 
 
-def show(result: ProbeResult, *, as_json: bool, quiet: bool) -> None:
+def show(result: ProbeResult, *, as_json: bool, quiet: bool, output: str | None = None) -> None:
+    """Give the answer, in the file first: where that fails, the command fails."""
     from autobatch.report.summary import summary
 
+    text = result.to_json()
+    if output is not None and (error := _keep(output, text)) is not None:
+        write(sys.stderr, summary(result, **look(sys.stderr)))
+        found = f"Batch size {result.batch_size} was found and proven (see above), but"
+        error.message, error.trials = f"{found} {error.message}", result.trials
+        fail(error, as_json=as_json)
     if not as_json:
         answer(summary(result, **look(sys.stdout or sys.stderr)))
         return
     if not quiet:
         write(sys.stderr, summary(result, **look(sys.stderr)))
-    answer(result.to_json())
+    answer(text)
 
 
-def fail(error: AutobatchError, *, as_json: bool, verbose: bool = False) -> NoReturn:
+def fail(
+    error: AutobatchError, *, as_json: bool, verbose: bool = False, output: str | None = None
+) -> NoReturn:
+    """Say what went wrong, in the file too, and end with the error's own status."""
     from autobatch.report.summary import failure
 
-    if as_json and sys.stdout is not None:
+    if as_json or output is not None:
         from autobatch.records import error_json
 
-        write(sys.stdout, error_json(error))
+        text = error_json(error)
+        if output is not None and (unkept := _keep(output, text)) is not None:
+            error.message += f" And {unkept.message}"
+            text = error_json(error)
+        if as_json and sys.stdout is not None:
+            write(sys.stdout, text)
     write(sys.stderr, failure(error, verbose=verbose, **look(sys.stderr)))
     sys.exit(error.exit_code)
+
+
+def require_output(output: str | None) -> None:
+    """Refuse a result's file that could not be written, before the work and not after it."""
+    if output is None:
+        return
+    from autobatch.errors import StorageError, UsageError
+    from autobatch.storage import require_writable
+
+    try:
+        require_writable(Path(output))
+    except StorageError as error:
+        raise UsageError(
+            f"The result's file {error.message} Name one in a folder that exists and may be "
+            "written to."
+        ) from error
+
+
+def bug(error: Exception) -> AutobatchError:
+    """An exception that is not ours, as an error that is. Call it where the exception is caught."""
+    import traceback
+
+    from autobatch.errors import AutobatchError
+
+    said = f"autobatch itself failed ({type(error).__name__}: {error})."
+    asked = "That is a bug: please report it with what follows."
+    return AutobatchError(f"{said} {asked}", details=traceback.format_exc())
+
+
+def _keep(output: str, text: str) -> StorageError | None:
+    """Write the result's file; returns what went wrong."""
+    from autobatch.errors import StorageError
+    from autobatch.storage import PUBLIC_MODE, write_whole
+
+    try:
+        write_whole(Path(output), f"{text}\n".encode(), mode=PUBLIC_MODE)
+    except StorageError as error:
+        return error
+    return None
 
 
 def answer(text: str) -> None:
@@ -64,7 +119,7 @@ def write(stream: TextIO, text: str) -> OSError | None:
     A reader that has gone, such as `head`, is no error.
     """
     data = (text.rstrip("\n") + "\n").encode(
-        "utf-8" if text.startswith("{") else stream.encoding or "utf-8", "backslashreplace"
+        "utf-8" if text.startswith(("{", "[")) else stream.encoding or "utf-8", "backslashreplace"
     )
     try:
         stream.flush()

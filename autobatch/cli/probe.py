@@ -7,11 +7,12 @@ from typing import Any
 import click
 
 from autobatch.cli.options import given, output_options, probe_options
-from autobatch.cli.output import fail, show
+from autobatch.cli.output import bug, fail, require_output, show
 from autobatch.cli.watching import ended_by_signals, watching
 
-_EXIT_CODES = """Exit codes: 0 found; 2 wrong usage; 3 nothing fits; 4 the model failed; 5 no usable
-device; 6 trials died for an unknown reason; 7 the device changed; 130 interrupted."""
+_EXIT_CODES = """Exit codes: 0 found; 1 a file could not be written; 2 wrong usage; 3 nothing fits;
+4 the model failed; 5 no usable device; 6 trials died for an unknown reason; 7 the device changed;
+130 interrupted."""
 
 
 @click.command(epilog=_EXIT_CODES)
@@ -23,6 +24,7 @@ def probe(
     target: str,
     arguments: tuple[str, ...],
     as_json: bool,
+    output: str | None,
     quiet: bool,
     verbose: bool,
     log_file: str | None,
@@ -44,11 +46,14 @@ def probe(
     from autobatch.errors import AutobatchError
 
     try:
+        require_output(output)
         with watching(quiet, verbose, log_file) as observer, ended_by_signals():
             from autobatch.probing import probe as run
 
             result = run(target, arguments=arguments, observer=observer, **given(options))
     except AutobatchError as error:
-        fail(error, as_json=as_json, verbose=verbose)
+        fail(error, as_json=as_json, verbose=verbose, output=output)
+    except Exception as error:  # noqa: BLE001 - a bug of ours is in the result's file as well
+        fail(bug(error), as_json=as_json, verbose=verbose, output=output)
     else:
-        show(result, as_json=as_json, quiet=quiet)
+        show(result, as_json=as_json, quiet=quiet, output=output)

@@ -58,5 +58,8 @@ def _print_scaled(scaled: LearningRate, *, as_json: bool) -> None:
     if as_json:
         answer(msgspec.json.encode(scaled).decode())
         return
+    from autobatch.report.text import strip_controls
+
     answer(f"{scaled.learning_rate:.6g}")
-    write(sys.stderr, "\n".join((f"{scaled.rule} rule: {scaled.reason}", *scaled.advice)))
+    said = "\n".join((f"{scaled.rule} rule: {scaled.reason}", *scaled.advice))
+    write(sys.stderr, strip_controls(said))
