@@ -101,9 +101,9 @@ def test_temporary_folders_are_their_owners_alone(tmp_path):
     assert "tempfile.TemporaryDirectory" in kinds, "the live model's folder was not found"
     old = os.umask(0)
     try:
-        for make in (tempfile.TemporaryDirectory, tempfile.mkdtemp):
-            made = make(dir=tmp_path)
-            assert stat.S_IMODE(os.stat(getattr(made, "name", made)).st_mode) == 0o700
+        with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
+            assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
+        assert stat.S_IMODE(os.stat(tempfile.mkdtemp(dir=tmp_path)).st_mode) == 0o700
     finally:
         os.umask(old)
 

@@ -53,6 +53,10 @@ def probe(
             result = run(target, arguments=arguments, observer=observer, **given(options))
     except AutobatchError as error:
         fail(error, as_json=as_json, verbose=verbose, output=output)
+    except KeyboardInterrupt:  # while we are still being imported
+        from autobatch.errors import ProbeInterrupted
+
+        fail(ProbeInterrupted("Interrupted."), as_json=as_json, output=output)
     except Exception as error:  # noqa: BLE001 - a bug of ours is in the result's file as well
         fail(bug(error), as_json=as_json, verbose=verbose, output=output)
     else:

@@ -211,7 +211,7 @@ def _names(code: types.CodeType) -> set[str]:
 def _bytecode(code: types.CodeType, doc: str | None = None) -> str:
     """Of the instructions, without the lines they stand on or what documents them."""
     constants = list(code.co_consts)
-    if doc is not None and constants and isinstance(constants[0], str):
+    if constants and constants[0] == doc:  # None where there is no docstring
         constants = constants[1:]
     told = [_bytecode(c) if isinstance(c, types.CodeType) else repr(plain(c)) for c in constants]
     return signature.digest_of(

@@ -1,0 +1,352 @@
+"""Probes in a row, disturbed at random: each has a proven answer or ends with a typed error.
+
+    soak.py run [--probes N] [--seed S]     goes on where the rows end
+    soak.py table                           what the rows say; exit 1 where one is not in order
+
+The disturbances: none; a worker is killed; the parent is killed, or asked to end, and the probe
+resumed, its journal as it was left, cut off at a random byte, or with a byte of it changed. Every
+probe is a row in rows/soak.jsonl. What is held of it:
+
+- exit 0: the JSON's last trial is a proof that passed, of the very size that is the answer;
+  else the JSON is an error whose kind belongs to the exit code. `--output` holds the same JSON.
+- resumed: the trials that the journal still held are the first of the answer's, unchanged.
+- the same: where sizes are bounded by `--max`, the resumed probe tries the same sizes and has the
+  same answer as one that was never stopped. Where memory is the bound, peaks scatter from run to
+  run and so do answers: there it lies within 6 % of the undisturbed answer.
+- afterwards no process of the probe runs, no file is left in the temporary folder, and this
+  process has as many open files as before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import psutil
+from configurations import EXAMPLES, ROWS
+
+from autobatch import errors, journal
+from autobatch.records import Outcome, Trial
+
+SAMPLES = EXAMPLES.parent.parent / "tests" / "samples"
+SOAK = ROWS / "soak.jsonl"
+NEAR = 0.06  # of the undisturbed answer, where memory is the bound
+LONGEST = 1200  # seconds that a probe may take on a busy machine
+GONE_WITHIN = 5.0  # seconds until the workers of a killed parent must be gone
+KINDS = {e.exit_code: e.kind for e in errors.AutobatchError.__subclasses__()}
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is probed; `exact` where `--max` is the bound, so that every run has one answer."""
+
+    name: str
+    target: str
+    options: tuple[str, ...]
+    exact: bool = True
+    weight: int = 0
+
+
+SMALL = ("--steps=2", "--proof-steps=2")
+CIFAR, LARGE = f"{EXAMPLES}/cifar10_cnn.py:build_model", f"{SAMPLES}/large.py:build_model"
+ROOMY = ("--memory-limit=1GiB", *SMALL)
+SUBJECTS = [
+    Subject("cifar10_cnn-256", CIFAR, ("--memory-limit=256MiB",), exact=False, weight=1),
+    Subject("imdb_lstm", f"{EXAMPLES}/imdb_lstm.py", ("--max=8", *ROOMY)),
+    Subject("resnet50", f"{EXAMPLES}/resnet50.py", ("--max=2", *ROOMY)),
+    Subject("transformer", f"{EXAMPLES}/transformer.py", ("--max=8", *ROOMY)),
+    Subject("cifar10_cnn-max", CIFAR, ("--max=64", *ROOMY), weight=2),
+    Subject("tiny", f"{SAMPLES}/tiny.py", ("--max=64", *ROOMY), weight=4),
+    Subject("large", LARGE, ("--memory-limit=32MiB", *SMALL), exact=False, weight=3),
+]
+DISTURBANCES = ("none", "worker killed", "parent killed", "journal cut", "journal changed", "asked")
+
+
+class Soak:
+    """One probe after the other, in a folder of its own."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def probe(self, number: int, references: dict[str, dict]) -> dict:
+        """The row of one probe."""
+        chance = random.Random(f"{self.seed}-{number}")
+        first = number < len(SUBJECTS)  # each once, undisturbed: what the others are held against
+        weights = [subject.weight for subject in SUBJECTS]
+        subject = SUBJECTS[number] if first else chance.choices(SUBJECTS, weights)[0]
+        disturbance = "none" if first else chance.choice(DISTURBANCES)
+        row = {"number": number, "seed": self.seed, "subject": subject.name}
+        row["disturbance"] = disturbance
+        files, began = open_files(), time.monotonic()
+        folder = Path(tempfile.mkdtemp(prefix="autobatch-soak-"))
+        try:
+            trouble = Run(folder, subject, chance, row).disturbed(disturbance, references)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        if open_files() != files:
+            trouble.append("open files")
+        row["seconds"] = round(time.monotonic() - began, 1)
+        return row | {"trouble": trouble}
+
+
+class Run:
+    """The processes and the files of one row."""
+
+    def __init__(self, folder: Path, subject: Subject, chance: random.Random, row: dict) -> None:
+        self.subject, self.chance, self.row = subject, chance, row
+        self.journal, self.output = folder / "journal", folder / "result"
+        self.temporary = folder / "temporary"
+        self.temporary.mkdir()
+        self.log = folder / "log"
+        self.seen: set[psutil.Process] = set()
+        self.trouble: list[str] = []
+        folders = {"TMPDIR": str(self.temporary), "AUTOBATCH_CACHE_DIR": str(folder / "cache")}
+        self.environment = {**os.environ, **folders}
+
+    def disturbed(self, disturbance: str, references: dict[str, dict]) -> list[str]:
+        """Run it, disturb it, check what came of it; returns what is not in order."""
+        process = self.start()
+        if disturbance != "none":
+            self.wait_for_a_moment(process)
+            if disturbance == "worker killed":
+                self.kill_a_worker(process)
+            elif process.poll() is None:
+                process.send_signal(signal.SIGTERM if disturbance == "asked" else signal.SIGKILL)
+        stdout = self.end(process)
+        # Asked to end before or after it listens, it ends at once, as any program does.
+        killed = process.returncode in (-signal.SIGKILL, -signal.SIGTERM)
+        stopped = killed or process.returncode == 130
+        self.row["exit"] = process.returncode
+        if not killed:
+            self.check(process.returncode, stdout)
+        if stopped and disturbance != "none":
+            self.resume(disturbance, references)
+        left = [str(p.relative_to(self.temporary)) for p in self.temporary.iterdir()]
+        if left:
+            self.trouble.append(f"temporary files: {', '.join(left)}")
+        return self.trouble
+
+    def resume(self, disturbance: str, references: dict[str, dict]) -> None:
+        data = self.journal.read_bytes() if self.journal.exists() else b""
+        if data and disturbance == "journal cut":
+            self.journal.write_bytes(data[: self.chance.randrange(len(data))])
+        elif data and disturbance == "journal changed":
+            at = self.chance.randrange(len(data))
+            self.journal.write_bytes(data[:at] + bytes([data[at] ^ 0x15]) + data[at + 1 :])
+        kept = read(self.journal)
+        while kept and kept[-1].outcome is Outcome.CRASHED:  # tried again, by design
+            kept = kept[:-1]
+        process = self.start("--resume")
+        stdout = self.end(process)
+        self.row |= {"kept": len(kept), "exit": process.returncode}
+        if (
+            process.returncode == 2
+            and "left as it is" in stdout
+            and disturbance == "journal changed"
+        ):
+            self.row["error"] = "no journal any more"  # its first bytes: refused, not overwritten
+            return
+        answer = self.check(process.returncode, stdout)
+        if process.returncode != 0:
+            self.trouble.append("the resumed probe has no answer")
+            return
+        trials = msgspec.convert(answer["trials"], tuple[Trial, ...])
+        if trials[: len(kept)] != kept or answer["earlier_trials"] != len(kept):
+            self.trouble.append(f"of {len(kept)} trials {answer['earlier_trials']} were kept")
+        reference = references.get(self.subject.name)
+        if reference is None:
+            return
+        size, usual = answer["batch_size"], reference["batch_size"]
+        self.row["same"] = size == usual
+        if self.subject.exact and (size, sizes(trials)) != (usual, reference["sizes"]):
+            again = [*reference["sizes"], usual]  # had all been done, the proof is done once more
+            if sizes(trials) != again or size != usual:
+                self.trouble.append(f"{sizes(trials)} instead of {reference['sizes']}")
+        elif not self.subject.exact and abs(size - usual) > NEAR * usual:
+            self.trouble.append(f"{size} instead of about {usual}")
+
+    # -- processes ---------------------------------------------------------------------------
+
+    def start(self, *options: str) -> subprocess.Popen:
+        command = [sys.executable, "-m", "autobatch", "probe", self.subject.target, "--json", "-q"]
+        command += [*self.subject.options, "--no-cache", "--device=cpu"]
+        with self.log.open("w") as log:
+            return subprocess.Popen(
+                [*command, f"--journal={self.journal}", f"--output={self.output}", *options],
+                stdout=subprocess.PIPE, stderr=log, text=True, env=self.environment,
+            )  # fmt: skip
+
+    def look(self, process: subprocess.Popen) -> list[psutil.Process]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            children = psutil.Process(process.pid).children(recursive=True)
+            self.seen.update(children)
+            return children
+        return []
+
+    def wait_for_a_moment(self, process: subprocess.Popen) -> None:
+        """Until a random number of trials is done, and a little longer."""
+        wanted = self.chance.randint(0, 5)
+        self.row["after_trials"] = wanted
+        until = time.monotonic() + LONGEST
+        while process.poll() is None and len(read(self.journal)) < wanted:
+            self.look(process)
+            if time.monotonic() > until:
+                break
+            time.sleep(0.02)
+        moment = time.monotonic() + self.chance.uniform(0, 3.0)
+        while process.poll() is None and time.monotonic() < moment:
+            self.look(process)
+            time.sleep(0.02)
+
+    def kill_a_worker(self, process: subprocess.Popen) -> None:
+        workers = sorted(self.look(process), key=lambda each: each.create_time())
+        if workers:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self.chance.choice(workers).kill()
+
+    def end(self, process: subprocess.Popen) -> str:
+        """Its stdout, once it and all that it started are gone."""
+        until = time.monotonic() + LONGEST
+        while process.poll() is None and time.monotonic() < until:
+            self.look(process)
+            time.sleep(0.05)
+        if process.poll() is None:
+            self.trouble.append(f"still running after {LONGEST} s")
+            process.kill()
+        stdout, _ = process.communicate()
+        until = time.monotonic() + GONE_WITHIN
+        while (alive := [each for each in self.seen if runs(each)]) and time.monotonic() < until:
+            time.sleep(0.02)
+        if alive:
+            self.trouble.append(f"{len(alive)} processes left")
+            for each in alive:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    each.kill()
+        self.seen.clear()
+        return stdout
+
+    def check(self, status: int, stdout: str) -> dict:
+        """Whether exit code, JSON and the result's file agree, and the answer is proven."""
+        try:
+            answer = json.loads(stdout)
+        except ValueError:
+            said = self.log.read_text(errors="replace")[-500:]
+            self.trouble.append(f"exit {status} without JSON: {stdout[-200:]!r} {said!r}")
+            return {}
+        if not self.output.exists() or self.output.read_text() != stdout:
+            self.trouble.append("the result's file says something else")
+        if status == 0:
+            last = answer["trials"][-1]
+            proven = last["proof"] and last["outcome"] == "fits"
+            if not proven or last["batch_size"] != answer["batch_size"]:
+                self.trouble.append("the answer is not proven")
+            trials = msgspec.convert(answer["trials"], tuple[Trial, ...])
+            self.row |= {
+                "batch_size": answer["batch_size"], "sizes": sizes(trials),
+                "limited_by": answer["limited_by"]["kind"],
+            }  # fmt: skip
+        else:
+            self.row["error"] = answer["error"]["kind"]
+            if KINDS.get(status) != answer["error"]["kind"]:
+                self.trouble.append(f"exit {status} is not of {answer['error']['kind']}")
+        return answer
+
+
+def sizes(trials: tuple[Trial, ...]) -> list[int]:
+    return [trial.batch_size for trial in trials]
+
+
+def read(path: Path) -> tuple[Trial, ...]:
+    with contextlib.suppress(FileNotFoundError):
+        return journal.parse(path.read_bytes()).trials
+    return ()
+
+
+def runs(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def rows() -> list[dict]:
+    if not SOAK.exists():
+        return []
+    return [json.loads(line) for line in SOAK.read_text().splitlines()]
+
+
+def run(probes: int, seed: int) -> None:
+    done = {row["number"]: row for row in rows() if row["seed"] == seed}
+    soak = Soak(seed)
+    for number in range(probes):
+        if number in done:
+            continue
+        references = {
+            row["subject"]: row
+            for row in done.values()
+            if row["number"] < len(SUBJECTS) and "batch_size" in row
+        }
+        row = done[number] = soak.probe(number, references)
+        ROWS.mkdir(exist_ok=True)
+        with SOAK.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(json.dumps(row), file=sys.stderr, flush=True)
+
+
+def table() -> int:
+    groups = defaultdict(list)
+    for row in rows():
+        groups[row["disturbance"]].append(row)
+    print(
+        "| disturbance | probes | proven answers | typed errors | resumed | with trials kept |",
+        end="",
+    )
+    print(" same answer | near it | not in order | median s |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    troubled = []
+    for name in [each for each in DISTURBANCES if each in groups] + ["all"]:
+        found = groups[name] if name != "all" else rows()
+        resumed = [row for row in found if "kept" in row]
+        bad = [row for row in found if row["trouble"]]
+        troubled = bad
+        cells = [
+            name, len(found), sum(row["exit"] == 0 for row in found),
+            sum(row["exit"] != 0 for row in found), len(resumed),
+            sum(row["kept"] > 0 for row in resumed),
+            sum(row.get("same") is True for row in resumed),
+            sum(row.get("same") is False for row in resumed), len(bad),
+            statistics.median(row["seconds"] for row in found) if found else "-",
+        ]  # fmt: skip
+        print("| " + " | ".join(map(str, cells)) + " |")
+    for row in troubled:
+        print(f"\n{row['number']} ({row['subject']}, {row['disturbance']}): {row['trouble']}")
+    return bool(troubled)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("run", "table"))
+    parser.add_argument("--probes", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    if given.what == "run":
+        run(given.probes, given.seed)
+    else:
+        sys.exit(table())
