@@ -206,6 +206,38 @@ def test_the_library_asks_the_cache_too():
     assert done.stdout.strip() == "[0, 2, 0] [2, 2, 2]", done.stderr
 
 
+LITTER = """
+import tempfile
+import keras
+import tensorflow as tf
+
+tempfile.mkdtemp()  # of a user who does not clean up
+
+
+def halved(x, y):
+    if tf.reduce_sum(x) > 0:  # AutoGraph writes this function anew, into a temporary file
+        x = x / 2
+    return x, y
+
+
+data = tf.data.Dataset.from_tensor_slices((tf.zeros((8, 4)), tf.zeros((8, 1)))).map(halved)
+model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+model.compile("sgd", "mse")
+model.fit(data.batch(2))
+"""
+
+
+def test_no_temporary_file_of_a_worker_is_left(tmp_path):
+    (tmp_path / "train.py").write_text(LITTER)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    status, *_ = probe(
+        str(tmp_path / "train.py"), "--max=2", env={**os.environ, "TMPDIR": str(temporary)}
+    )
+    assert status == 0
+    assert not list(temporary.iterdir())
+
+
 # -- what a signature tells apart ------------------------------------------------------------------
 
 

@@ -1,7 +1,7 @@
 """Probes in a row, disturbed at random: each has a proven answer or ends with a typed error.
 
-    soak.py run [--probes N] [--first N] [--seed S]     goes on where the rows end
-    soak.py table                                       what the rows say; exit 1 where one is not in order
+    soak.py run [--probes N] [--first N] [--seed S]   goes on where the rows end
+    soak.py table                                     what the rows say; exit 1 for trouble
 
 The disturbances: none; a worker is killed; the parent is killed, or asked to end, and the probe
 resumed, its journal as it was left, cut off at a random byte, or with a byte of it changed. Every
