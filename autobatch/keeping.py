@@ -79,6 +79,8 @@ class Keeper:
                 "What was loaded cannot be told from other models and data (the worker's log says "
                 "why): this probe keeps no journal, and asks no cache."
             )
+            self.close()
+            self._journal = None
             return Earlier()
         self._key = key
         trials: tuple[Trial, ...] = ()

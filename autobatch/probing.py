@@ -64,7 +64,8 @@ def probe(
         **options: The fields of `autobatch.ProbeOptions`, by name.
 
     Returns:
-        The answer. `batch_size` was run and passed in a process of its own.
+        The answer. `batch_size` was run and passed in a process of its own. Where an earlier
+        probe has found it already, it was proven anew and not searched for (`cache=False` does).
 
     Raises:
         UsageError: An argument makes no sense.
@@ -72,6 +73,7 @@ def probe(
         ModelError: The model could not be loaded, built or trained at any size.
         DeviceError: There is no usable device.
         WorkerError: Trials died or hung for a reason that is not known to be memory.
+        StorageError: There is no place for temporary files.
         ProbeInterrupted: Ctrl-C.
 
     Example:

@@ -632,12 +632,16 @@ def test_two_probes_of_one_target_go_on_side_by_side():
     assert begun(resume=True)[1].trials == TRIALS[:1]
 
 
-def test_without_a_signature_nothing_is_kept(cache_folder):
-    keeper, _, told = begun(key=None)
+@pytest.mark.parametrize("own", [False, True])
+def test_without_a_signature_nothing_is_kept(cache_folder, tmp_path, own):
+    path = tmp_path / "mine"
+    path.write_bytes(WHOLE)
+    keeper, _, told = begun(key=None, **({"journal": str(path)} if own else {}))
     keeper.add(*TRIALS)
     keeper.drop()
     keeper.finish(result_of(LimitKind.MEMORY), "Net", Search(PLAN, TRIALS))
     assert not cache_folder.exists()
+    assert path.read_bytes() == WHOLE
     assert "cannot be told from other models" in told.texts[0]
 
 
