@@ -7,7 +7,7 @@ The disturbances: none; a worker is killed; the parent is killed, or asked to en
 resumed, its journal as it was left, cut off at a random byte, or with a byte of it changed. Every
 probe is a row in rows/soak.jsonl. What is held of it:
 
-- exit 0: the JSON's last trial is a proof that passed, of the very size that is the answer;
+- exit 0: among the trials of this very run is a proof that passed of the size that is the answer;
   else the JSON is an error whose kind belongs to the exit code. `--output` holds the same JSON.
 - resumed: the trials that the journal still held are the first of the answer's, unchanged.
 - the same: where sizes are bounded by `--max`, the resumed probe tries the same sizes and has the
@@ -250,11 +250,12 @@ class Run:
         if not self.output.exists() or self.output.read_text() != stdout:
             self.trouble.append("the result's file says something else")
         if status == 0:
-            last = answer["trials"][-1]
-            proven = last["proof"] and last["outcome"] == "fits"
-            if not proven or last["batch_size"] != answer["batch_size"]:
-                self.trouble.append("the answer is not proven")
             trials = msgspec.convert(answer["trials"], tuple[Trial, ...])
+            proofs = [trial for trial in trials[answer["earlier_trials"] :] if trial.proof]
+            passed = [each.batch_size for each in proofs if each.outcome is Outcome.FITS]
+            self.row["proofs"] = [[each.batch_size, each.outcome] for each in proofs]
+            if answer["batch_size"] not in passed:
+                self.trouble.append("the answer is not proven")
             self.row |= {
                 "batch_size": answer["batch_size"], "sizes": sizes(trials),
                 "limited_by": answer["limited_by"]["kind"],
