@@ -349,6 +349,7 @@ def run(
     *,
     on_trial: Callable[[Search], None] = lambda _: None,
     enough: Callable[[], bool] = lambda: False,
+    known: tuple[Trial, ...] = (),
 ) -> tuple[Search, Done | GiveUp]:
     """Drive a search to its end.
 
@@ -358,8 +359,9 @@ def run(
         prove: Proves a size.
         on_trial: Told the search after each trial.
         enough: Asked before each search trial: whether to settle for what fits so far.
+        known: Trials that ran before.
     """
-    search = Search(plan)
+    search = Search(plan, known)
     while True:
         action = search.next()
         if isinstance(action, (Done, GiveUp)):

@@ -676,7 +676,7 @@ MEMORY: dict[str, tuple[Outcome, Evidence]] = {
         DEVICE,
         _told(
             RUNTIME,
-            "[Rank:0] FATAL ERROR :: MODULE:PT_DEVMEM Allocation failed for size::268435456 (256)MB",
+            "[Rank:0] FATAL ERROR :: MODULE:PT_DEVMEM Allocation failed for size::2684354 (2)MB",
         ),
     ),
     # intel/torch-xpu-ops#1598
@@ -716,8 +716,8 @@ MEMORY: dict[str, tuple[Outcome, Evidence]] = {
         DEVICE,
         _told(
             RUNTIME,
-            "Resource exhausted: Out of memory while trying to allocate 4398046511104 bytes.: while "
-            "running replica 0 and partition 0 of a replicated computation",
+            "Resource exhausted: Out of memory while trying to allocate 4398046511104 bytes.: "
+            "while running replica 0 and partition 0 of a replicated computation",
         ),
     ),
     # ecmwf-lab/ai-models-graphcast#18

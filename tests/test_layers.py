@@ -43,6 +43,11 @@ ROOMS = [
     "engine",
     "endings",
     "conversation",
+    "calls",
+    "function_worker",
+    "isolation",
+    "own_search",
+    "any_loop",
     "crew",
     "verdict",
     "report",
@@ -61,6 +66,7 @@ TOP = {
     "records": {"msgspec"},
     "options": {"msgspec"},
     "protocol": {"msgspec"},
+    "own_search": {"msgspec"},
     "engine": {"tensorflow", "keras", "numpy", "cloudpickle"},
     "callback": {"tensorflow", "keras"},
     "report": {"rich"},
@@ -70,6 +76,7 @@ LATE = {
     "targets": {"keras", "cloudpickle"},  # a live model is there only if Keras is, too
     "devices": {"pynvml", "psutil"},
     "worker": {"tensorflow", "keras"},
+    "function_worker": {"cloudpickle"},
     "engine": {"msgspec"},
     "cli": {"msgspec"},
 }
