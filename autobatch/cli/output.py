@@ -25,15 +25,20 @@ def look(stream: IO[str]) -> dict[str, Any]:
     }
 
 
-def show(result: ProbeResult, *, as_json: bool, quiet: bool) -> None:
+def show(result: ProbeResult, *, as_json: bool, quiet: bool, form: str | None = None) -> None:
     from autobatch.report.summary import summary
 
-    if not as_json:
+    if not (as_json or form):
         answer(summary(result, **look(sys.stdout or sys.stderr)))
         return
     if not quiet:
         write(sys.stderr, summary(result, **look(sys.stderr)))
-    answer(result.to_json())
+    if form is None:
+        answer(result.to_json())
+        return
+    from autobatch.report.values import values
+
+    answer(values(result, form))
 
 
 def fail(error: AutobatchError, *, as_json: bool, verbose: bool = False) -> NoReturn:

@@ -19,10 +19,18 @@ device; 6 trials died for an unknown reason; 7 the device changed; 130 interrupt
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENTS]")
 @probe_options
 @output_options
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["env", "yaml", "toml"]),
+    help="Print the values alone on stdout, as BATCH_SIZE=259, batch_size: 259 or batch_size = "
+    "259.  [default: as text]",
+)
 def probe(
     target: str,
     arguments: tuple[str, ...],
     as_json: bool,
+    form: str | None,
     quiet: bool,
     verbose: bool,
     log_file: str | None,
@@ -40,9 +48,12 @@ def probe(
     autobatch probe train.py
     autobatch probe train.py --memory-limit 6GiB -- --data big
     autobatch probe model.py:build_model --json > result.json
+    eval "$(autobatch probe train.py --format env)"
     """
     from autobatch.errors import AutobatchError
 
+    if as_json and form:
+        raise click.UsageError("--json and --format both say what goes to stdout; leave one out.")
     try:
         with watching(quiet, verbose, log_file) as observer, ended_by_signals():
             from autobatch.probing import probe as run
@@ -51,4 +62,4 @@ def probe(
     except AutobatchError as error:
         fail(error, as_json=as_json, verbose=verbose)
     else:
-        show(result, as_json=as_json, quiet=quiet)
+        show(result, as_json=as_json, quiet=quiet, form=form)
