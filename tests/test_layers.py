@@ -18,6 +18,7 @@ PACKAGE = ROOT / "autobatch"
 # one room; inside of it there are no cycles.
 ROOMS = [
     "errors",
+    "import_hooks",
     "units",
     "records",
     "events",
@@ -32,6 +33,7 @@ ROOMS = [
     "oom_wordings",
     "oom_texts",
     "oom",
+    "run_plan",
     "protocol",
     "targets",
     "devices",
@@ -52,6 +54,8 @@ ROOMS = [
     "verdict",
     "report",
     "probing",
+    "run_probe",
+    "run_main",
     "cli",
     "__main__",
     "__init__",
@@ -67,6 +71,8 @@ TOP = {
     "options": {"msgspec"},
     "protocol": {"msgspec"},
     "own_search": {"msgspec"},
+    "run_plan": {"msgspec"},
+    "run_main": {"msgspec"},
     "engine": {"tensorflow", "keras", "numpy", "cloudpickle"},
     "callback": {"tensorflow", "keras"},
     "report": {"rich"},
