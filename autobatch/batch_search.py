@@ -349,7 +349,6 @@ def run(
     *,
     on_trial: Callable[[Search], None] = lambda _: None,
     enough: Callable[[], bool] = lambda: False,
-    known: tuple[Trial, ...] = (),
 ) -> tuple[Search, Done | GiveUp]:
     """Drive a search to its end.
 
@@ -359,9 +358,8 @@ def run(
         prove: Proves a size.
         on_trial: Told the search after each trial.
         enough: Asked before each search trial: whether to settle for what fits so far.
-        known: Trials that ran before.
     """
-    search = Search(plan, known)
+    search = Search(plan)
     while True:
         action = search.next()
         if isinstance(action, (Done, GiveUp)):

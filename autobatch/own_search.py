@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import msgspec
 
 from autobatch import batch_search
-from autobatch.batch_search import Done, GiveUp, Plan, Search
+from autobatch.batch_search import Action, Done, GiveUp, Plan, Prove, Search
 from autobatch.calls import MEMORY, OwnCalls
 from autobatch.errors import (
     AutobatchError,
@@ -169,15 +169,42 @@ class OwnSearch:
                 return GiveUp(first)
             else:  # up from below, to the size before it
                 plan = replace(plan, space=replace(plan.space, maximum=start - 1))
-        self._search, end = batch_search.run(
-            plan,
-            self._try,
-            self._prove,
-            on_trial=self._on_trial,
-            enough=self._enough,
-            known=known,
-        )
-        return end
+        self._search = Search(plan, known)
+        while True:
+            action = self._next()
+            if isinstance(action, (Done, GiveUp)):
+                return action
+            measure = self._prove if isinstance(action, Prove) else self._try
+            search = self._search = self._search.add(measure(action.batch_size))
+            last = search.trials[-1]
+            self._observe(TrialEnded(last, search.fits, search.fails, search.estimate))
+
+    def _next(self) -> Action:
+        """What the search would do, but for the time, and for a proof that failed.
+
+        Proofs here may be whole trainings, so after a failed one the size is stepped down, by
+        more each time, until one passes, rather than to the smallest as soon as the trials that
+        bisection may cost are spent.
+        """
+        search, space = self._search, self._search.plan.space
+        failed = [t for t in search.trials if t.proof and not search.is_fit(t)]
+        if self._enough() and search.fits:
+            return Done(search.proven) if search.proven else self._lower(failed, search.fits)
+        if not failed or search.proven or failed[-1].outcome is Outcome.FAILED:
+            return search.next()
+        return self._lower(failed, space.last)
+
+    def _lower(self, failed: list[Trial], most: int) -> Action:
+        """Prove a size below those that failed, and not above `most`."""
+        if not failed:
+            return Prove(most)
+        space = self._search.plan.space
+        high = min(t.batch_size for t in failed)
+        if high <= space.first:
+            return GiveUp(failed[-1])
+        share = batch_search.STEP_DOWN * 2 ** (len(failed) - 1)
+        lower = space.at_most(min(high * (1 - share), high - 1)) if share < 1 else None
+        return Prove(min(most, lower) if lower else space.first)
 
     # -- trials ------------------------------------------------------------------------------
 
@@ -219,10 +246,6 @@ class OwnSearch:
         budget = self._plan.budget_bytes
         return budget is not None and (trial.peak_bytes or 0) > budget
 
-    def _on_trial(self, search: Search) -> None:
-        self._search = search
-        self._observe(TrialEnded(search.trials[-1], search.fits, search.fails, search.estimate))
-
     def _enough(self) -> bool:
         self._hurried |= time.monotonic() - self._started > self._options.total_timeout / 2
         return self._hurried
@@ -242,6 +265,14 @@ class OwnSearch:
                 "and nothing says that it was for lack of memory."
             )
         budget = self._plan.budget_bytes
+        if last.proof and any(self._search.is_fit(t) for t in self._runs):
+            return NothingFitsError(
+                f"No batch size passed its proof, the last one {last.batch_size} ({last.why}), "
+                "though trials at larger sizes went through before. Something of each call stays "
+                "in the memory: have the function let go of what it made.",
+                needed_bytes=last.peak_bytes,
+                budget_bytes=budget,
+            )
         needed = max(
             (t.peak_bytes for t in self._runs if t.batch_size == size and t.peak_bytes),
             default=None,

@@ -153,28 +153,34 @@ def test_a_limit_below_what_the_device_has_is_kept_too():
 
 
 def test_a_proof_that_peaks_above_the_limit_is_none():
-    peaks = {}
+    """The limit is only ours, so a second run that exceeds it goes through all the same."""
+    calls: list[int] = []
 
-    def leaks(batch_size: int) -> int:
-        peaks[batch_size] = peaks.get(batch_size, 0) + 1
-        return (60 if batch_size < 50 or peaks[batch_size] == 1 else 120) * MIB
-
-    result = autobatch.search(leaks, max_batch_size=64, memory_limit="100MiB", precision=0.0)
-    # 64 went through at once, and its run was the last: it is the proof
-    assert result.batch_size == 64
-    peaks[64] = 1
-
-    def grows(batch_size: int) -> int | None:
+    def second_is_larger(batch_size: int) -> int:
+        calls.append(batch_size)
         if batch_size > 40:
             raise cuda_oom(batch_size)
-        return leaks(batch_size + 24)
+        return (120 if calls.count(40) > 1 and batch_size == 40 else 60) * MIB
 
-    peaks.clear()
-    result = autobatch.search(grows, max_batch_size=64, memory_limit="100MiB", precision=0.0)
-    assert result.batch_size < 40
+    result = autobatch.search(
+        second_is_larger, max_batch_size=64, memory_limit="100MiB", precision=0.0
+    )
+    assert 36 <= result.batch_size < 40
     failed = [t for t in result.trials if t.proof and t.outcome is not Outcome.FITS]
-    assert failed
-    assert "it peaked at 120 MiB of 100 MiB" in (failed[0].why or "")
+    assert [t.batch_size for t in failed] == [40]
+    assert failed[0].why == "it peaked at 120 MiB of 100 MiB"
+
+
+def test_a_function_that_keeps_its_memory_is_told_so():
+    calls: list[int] = []
+
+    def leaks(batch_size: int) -> None:
+        calls.append(batch_size)
+        if batch_size > 40 or len(calls) > 8:
+            raise cuda_oom(batch_size)
+
+    with pytest.raises(autobatch.NothingFitsError, match="Something of each call stays"):
+        autobatch.search(leaks, max_batch_size=64, precision=0.0)
 
 
 # -- errors --------------------------------------------------------------------------------------
@@ -533,6 +539,25 @@ def test_a_training_that_runs_out_where_its_steps_did_not_goes_on_smaller():
     value = train()
     assert trainings[0] == 128
     assert value == trainings[-1] == train.result.batch_size <= 120
+
+
+def test_a_training_that_runs_out_steps_down_little_by_little():
+    """Though the search has spent all the trials that it may take before."""
+    loop = Loop(1000)
+    trainings = []
+
+    @autobatch.largest_batch(max_batch_size=4096, try_batch=loop)
+    def train(batch_size: int) -> int:
+        trainings.append(batch_size)
+        if batch_size > 900:
+            raise cuda_oom(batch_size)
+        return batch_size
+
+    value = train()
+    assert 780 <= value <= 900
+    assert value == train.result.batch_size
+    assert len(trainings) <= 4
+    assert train.result.limited_by.evidence.startswith(f"batch size {min(trainings[:-1])}: ")
 
 
 def test_a_trainings_own_error_is_raised_and_not_retried():
