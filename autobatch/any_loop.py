@@ -42,7 +42,7 @@ def search(try_batch: Callable[[int], Any], *, max_batch_size: int, **options: A
             memory_limit: What the steps may use, in bytes or as `'6GiB'`; `try_batch` must then
                 return its peak. Defaults to None: until the memory is full.
             headroom: Least share (`'5%'`) or bytes of `memory_limit` to keep free at the peak.
-                Defaults to 3.5 %, and up to 6 % by the peaks' spread.
+                Defaults to 6 %: a peak does not tell how far the memory is fragmented.
             isolated: Run `try_batch` in a worker process (sent with cloudpickle), which may crash
                 or hang; the answer is proven in a fresh one. Defaults to False.
             timeout: Seconds that a call may take; only with `isolated`. Defaults to 300.

@@ -89,7 +89,8 @@ class Options:
         limit = None
         if self.memory_limit is not None:
             limit = parse_bytes(str(self.memory_limit), "memory_limit")
-        headroom = None
+        # Peaks alone do not tell how far the memory is fragmented.
+        headroom = None if limit is None else int(batch_search.MOST_HEADROOM * limit)
         if self.headroom is not None:
             if limit is None:
                 raise UsageError("headroom is a part of memory_limit: give that too.")

@@ -58,7 +58,7 @@ def run(
     runs, as python SCRIPT ARGUMENTS would run it, and its fit receives the batch size (its
     batch_size argument, or its dataset rebatched, validation too) and the scaled rate. One line on
     stderr says what was changed. Later calls of fit with the same kind of model train alike;
-    another model is probed when its turn comes, where the device has room for that.
+    another model is probed when its turn comes, but for a GPU, which the script then holds.
 
     \b
     autobatch run train.py
