@@ -6,6 +6,7 @@ streams are the script's own. Nothing of TensorFlow or Keras is imported before 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import importlib.machinery
@@ -22,6 +23,7 @@ import msgspec
 from autobatch.import_hooks import when_imported
 from autobatch.run_plan import VARIABLE, Found, RunPlan, found
 
+_failed: list[str] = []  # the error that ended the script, if one did
 _BOOT = (
     "import sys; sys.path[:1] = [p for p in sys.path[:1] if p]; sys.path.append({root!r}); "
     "from autobatch.run_main import main; main()"
@@ -71,6 +73,13 @@ def _change_fit(keras: Any, plan: RunPlan, find_other: Any) -> None:
         return made[0].fit(original, self, *args, **kwargs)
 
     owner.fit = fit
+    process = os.getpid()
+
+    def never_called() -> None:
+        if not made and not _failed and os.getpid() == process:
+            _say("the script did not call model.fit, so nothing was changed")
+
+    atexit.register(never_called)
 
 
 def _say(line: str) -> None:
@@ -103,6 +112,7 @@ def _hide_our_frames() -> None:
     shown = sys.excepthook
 
     def excepthook(kind: Any, error: Any, trace: Any) -> None:
+        _failed.append(kind.__name__)
         while trace is not None and trace.tb_frame.f_code.co_filename in ("<string>", __file__):
             trace = trace.tb_next
         shown(kind, error.with_traceback(trace), trace)

@@ -331,6 +331,14 @@ def test_a_probe_that_fails_runs_nothing():
     assert "ended by sys.exit" in " ".join(ran.stderr.split())
 
 
+@pytest.mark.tensorflow
+def test_a_script_that_never_calls_fit_is_told_so(tmp_path):
+    (tmp_path / "script.py").write_text("import keras\nprint(keras.Model.fit.__name__)")
+    status, stdout, stderr = end(start(tmp_path))
+    assert (status, stdout) == (0, "fit\n")
+    assert said(stderr) == ["the script did not call model.fit, so nothing was changed."]
+
+
 # Two runs of one script differ in the last bit unless TensorFlow's operations are deterministic.
 SEEDED = """import keras
 import tensorflow
