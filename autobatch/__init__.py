@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from autobatch.any_loop import largest_batch, search
     from autobatch.errors import (
         AutobatchError,
         DeviceChangedError,
@@ -27,9 +28,17 @@ if TYPE_CHECKING:
     from autobatch.learning_rate import scale_learning_rate
     from autobatch.options import ProbeOptions
     from autobatch.probing import probe
-    from autobatch.records import LearningRate, OptimizerInfo, Outcome, ProbeResult, Trial
+    from autobatch.records import (
+        LearningRate,
+        OptimizerInfo,
+        Outcome,
+        ProbeResult,
+        SearchResult,
+        Trial,
+    )
 
 _HOMES = {
+    "autobatch.any_loop": ("largest_batch", "search"),
     "autobatch.errors": (
         "AutobatchError",
         "DeviceChangedError",
@@ -44,7 +53,14 @@ _HOMES = {
     "autobatch.learning_rate": ("scale_learning_rate",),
     "autobatch.options": ("ProbeOptions",),
     "autobatch.probing": ("probe",),
-    "autobatch.records": ("LearningRate", "OptimizerInfo", "Outcome", "ProbeResult", "Trial"),
+    "autobatch.records": (
+        "LearningRate",
+        "OptimizerInfo",
+        "Outcome",
+        "ProbeResult",
+        "SearchResult",
+        "Trial",
+    ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -60,12 +76,15 @@ __all__ = [
     "ProbeInterrupted",
     "ProbeOptions",
     "ProbeResult",
+    "SearchResult",
     "StorageError",
     "Trial",
     "UsageError",
     "WorkerError",
+    "largest_batch",
     "probe",
     "scale_learning_rate",
+    "search",
 ]
 
 

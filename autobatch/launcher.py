@@ -60,10 +60,10 @@ class Launcher:
             for worker in tuple(self._workers):
                 self.bury(worker, patience=0.0 if hurried else 0.3)
 
-    def start(self, name: str, environment: Mapping[str, str]) -> Worker:
-        """Start a worker; it imports TensorFlow and then waits for `Prepare`."""
+    def start(self, name: str, environment: Mapping[str, str], *, room: str = "worker") -> Worker:
+        """Start a worker; `room` is the module of ours whose `main` it runs."""
         with _uninterrupted():  # between the fork and the list it would be nobody's
-            worker = Worker(name, environment, self.held)
+            worker = Worker(name, environment, self.held, room)
             self._workers.append(worker)
         return worker
 

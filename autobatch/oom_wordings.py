@@ -143,7 +143,10 @@ SECTIONS = (
         r"failed to allocate [\d.]+[^:\n]{0,40} (?:from|on) (?:the )?device\b",
         r"CUDA_ERROR_OUT_OF_MEMORY|cudaErrorMemoryAllocation",  # tensorflow#7272, #60607; cupy#314
         r"HIP_ERROR_OutOfMemory|hipError(?:OutOfMemory|MemoryAllocation)|hipError_t\(1002\)",
-        r"(?:CUDA|HIP|XPU|NPU) out of memory\. Tried to allocate",  # pytorch/pytorch#59778
+        # pytorch/pytorch#59778, and its back ends: vllm-project/vllm-omni#1199
+        r"\b[a-z]{2,12} out of memory\. Tried to allocate",
+        r"MODULE:PT_DEVMEM Allocation failed",  # mila-iqia/milabench#301
+        r"(?:UR_RESULT|PI|ZE_RESULT)_ERROR_OUT_OF_DEVICE_MEMORY",  # intel/torch-xpu-ops#1598
         r"MPS backend out of memory \(",  # pytorch/pytorch#105839
         # rowanz/neural-motifs#58, junjie18/CMT#15, NVIDIA/TensorRT#948
         r"cuda runtime error \(2\)|CUDA failure 2\b|error 2 out of memory|: 2 \(out of memory\)",
@@ -182,6 +185,7 @@ SECTIONS = (
         r"OpenBLAS.{0,40}memory allocation (?:still )?failed|MKL.{0,40}memory allocation fail",
         r"fatal error: (?:runtime: )?out of memory|virtual memory exhausted",
         r"Insufficient memory\) Failed to allocate",  # OpenCV
+        r"(?:UR_RESULT|PI|ZE_RESULT)_ERROR_OUT_OF_HOST_MEMORY",  # oneapi-src/unified-runtime
     ),
     _section(
         Says.DEVICE,
@@ -255,6 +259,7 @@ SECTIONS = (
         r"could not (?:execute|create) a (?:primitive|memory object)",  # uxlfoundation/oneDNN#914
         r"out of memory in memory space (?!hbm)\w+",  # tensorflow#35603: on the chip
         r"HSA_STATUS_ERROR_OUT_OF_RESOURCES",  # ROCm/legacy-rocm-build#1088
+        r"(?:UR_RESULT|PI)_ERROR_OUT_OF_RESOURCES",  # intel/torch-xpu-ops#1170
         heard=Heard.MACHINE,
         sure=False,
     ),

@@ -5,6 +5,9 @@ whenever it goes on to something new, `Imported` once TensorFlow is there, `Prep
 after `Prepare`, and `TrialDone` or `Failed` after each `RunTrial`. A worker that dies writes
 nothing more: that is the normal case that this project exists for, and the parent's affair.
 
+A worker that calls a function of the user's instead (`function_worker`) reads `Load`, then any
+number of `Call`, and writes `Loaded`, and `Called` or `Failed` after each `Call`.
+
 A message is four bytes of length, big-endian, and that much JSON, on a pipe of its own. The
 worker's stdout and stderr belong to the user's model.
 """
@@ -96,6 +99,18 @@ class RunTrial(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     enough_bytes: int | None = None
 
 
+class Load(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Read this cloudpickled function."""
+
+    pickle: bytes
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Call it with this batch size."""
+
+    batch_size: int
+
+
 class Stage(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """What the worker turns to now. See `events.WorkerStage` for the words."""
 
@@ -185,6 +200,22 @@ class TrialDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     optimizers: tuple[str, ...] = ()
 
 
+class Loaded(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The function is there."""
+
+
+class Called(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The function returned.
+
+    Attributes:
+        peak_bytes: What it returned; None for None.
+        seconds: Wall time of the call.
+    """
+
+    peak_bytes: int | None
+    seconds: float
+
+
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """An exception ended the work.
 
@@ -212,8 +243,8 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     free_bytes: int | None = None
 
 
-Request = Prepare | RunTrial
-Answer = Stage | Imported | Prepared | TrialDone | Failed
+Request = Prepare | RunTrial | Load | Call
+Answer = Stage | Imported | Prepared | TrialDone | Loaded | Called | Failed
 
 _decoders = {
     Request: msgspec.json.Decoder(Request),

@@ -40,6 +40,15 @@ class LimitKind(str, Enum):
     __str__ = str.__str__
 
 
+# What stops a search whose next size ended so; anything else is the memory.
+LIMIT_OF = {
+    Outcome.HOST_OUT_OF_MEMORY: LimitKind.HOST_MEMORY,
+    Outcome.CRASHED: LimitKind.CRASH,
+    Outcome.TIMED_OUT: LimitKind.TIMEOUT,
+    Outcome.FAILED: LimitKind.MODEL_ERROR,
+}
+
+
 class ProofKind(str, Enum):
     """Where the returned size was run and passed."""
 
@@ -130,14 +139,14 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         kind: Which process ran it.
-        steps: Training steps at the full batch size.
+        steps: Training steps at the full batch size; None where they are the caller's affair.
         validation_steps: Validation steps; 0 where validation was off.
         last_batch_size: Samples in the smaller last batch that it ran; None where there was none.
         peak_bytes: Most bytes in use during each training step.
     """
 
     kind: ProofKind
-    steps: int
+    steps: int | None
     validation_steps: int = 0
     last_batch_size: int | None = None
     peak_bytes: tuple[int, ...] = ()
@@ -248,8 +257,7 @@ class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
 
     def to_json(self, *, indent: int | None = None) -> str:
         """The whole result as one JSON object."""
-        encoded = encode(self)
-        return harmless(msgspec.json.format(encoded, indent=indent) if indent else encoded)
+        return _json(self, indent)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> ProbeResult:
@@ -269,6 +277,36 @@ class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
                 f"that wrote it ({result.versions.get('autobatch', 'unknown')})."
             )
         return result
+
+
+class SearchResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of `autobatch.search`, with what it rests on.
+
+    Attributes:
+        batch_size: The largest safe size that was run and passed.
+        limited_by: What keeps it from being larger.
+        budget_bytes: The memory limit asked for; None where there was none.
+        peak_bytes: The largest peak that the caller's function told at this size; None where it
+            told none.
+        headroom_bytes: Bytes of the budget asked to be kept free of the peak.
+        proof: The run that the answer rests on: the caller's own step.
+        trials: Everything tried, in order, proofs included.
+        seconds: Wall time of the search.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    batch_size: int
+    limited_by: LimitedBy
+    budget_bytes: int | None = None
+    peak_bytes: int | None = None
+    headroom_bytes: int = 0
+    proof: Proof
+    trials: tuple[Trial, ...]
+    seconds: float
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        """The whole result as one JSON object."""
+        return _json(self, indent)
 
 
 def error_json(error: AutobatchError) -> str:
@@ -299,6 +337,11 @@ def encode(value: Any) -> bytes:
         return msgspec.json.encode(value)
     except UnicodeEncodeError:
         return msgspec.json.encode(_written_out(msgspec.to_builtins(value)))
+
+
+def _json(value: Any, indent: int | None) -> str:
+    encoded = encode(value)
+    return harmless(msgspec.json.format(encoded, indent=indent) if indent else encoded)
 
 
 def _written_out(value: Any) -> Any:

@@ -223,9 +223,14 @@ def _revive(paths: Sequence[str], content: bytes) -> Any:
     return cloudpickle.loads(content)
 
 
-def _pickled(target: Any) -> bytes:
+def pickled(content: Any) -> bytes:
+    """What a worker process can read: modules of the user's are found by our own `sys.path`."""
     import cloudpickle
 
+    return bytes(cloudpickle.dumps(_WithPaths(content)))
+
+
+def _pickled(target: Any) -> bytes:
     what = f"the {type(target).__name__} {getattr(target, '__name__', '')}".rstrip()
     keras = sys.modules.get("keras")
     homes = {kind.__module__.split(".")[0] for kind in type(target).__mro__}
@@ -245,7 +250,7 @@ def _pickled(target: Any) -> bytes:
                     "keras.Input or call its build(), or pass a function that makes it."
                 )
             target = _pickled_model(target)
-        return bytes(cloudpickle.dumps(_WithPaths(target)))
+        return pickled(target)
     except UsageError:
         raise
     except Exception as error:

@@ -9,18 +9,12 @@ from autobatch import leaks, protocol
 from autobatch.batch_search import Search
 from autobatch.endings import MEMORY, model_error
 from autobatch.errors import AutobatchError, NothingFitsError, WorkerError
-from autobatch.records import LimitedBy, LimitKind, Outcome, Trial
+from autobatch.records import LIMIT_OF, LimitedBy, LimitKind, Outcome, Trial
 from autobatch.sizes import LARGEST
 from autobatch.units import format_bytes
 
 LARGE_DATA = 0.2  # of the budget in use before the first step is worth a word
 MANY_STEPS = 1_000_000  # a leak that takes longer than this is not worth a word
-_KINDS = {
-    Outcome.HOST_OUT_OF_MEMORY: LimitKind.HOST_MEMORY,
-    Outcome.CRASHED: LimitKind.CRASH,
-    Outcome.TIMED_OUT: LimitKind.TIMEOUT,
-    Outcome.FAILED: LimitKind.MODEL_ERROR,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +68,7 @@ def limited_by(search: Search, size: int, bounds: Bounds) -> LimitedBy:
 
 def _stopped_by(first: Trial, search: Search, size: int, bounds: Bounds) -> LimitedBy:
     """The limit that the smallest size too large was."""
-    kind = _KINDS.get(first.outcome, LimitKind.MEMORY)
+    kind = LIMIT_OF.get(first.outcome, LimitKind.MEMORY)
     what = "its proof" if first.proof else "it"
     if first.outcome is Outcome.FITS and first.required_bytes is not None:
         why = f"{what} needs {format_bytes(first.required_bytes)} of {_of_which(search, bounds)}"

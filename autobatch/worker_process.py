@@ -26,7 +26,7 @@ from autobatch import protocol, warden
 from autobatch.errors import WorkerError
 
 LOG_BYTES = 1 << 18  # of a worker's output are kept: a BFC report of an OOM has 100 kB
-_BOOT = "import sys; sys.path[:1] = []; sys.path.append({root!r}); import autobatch.worker as w; "
+_BOOT = "import sys; sys.path[:1] = []; sys.path.append({root!r}); import autobatch.{room} as w; "
 _LAST = 10.0  # seconds for a warden to end: twice what it allows itself
 _GREETING = re.compile(
     r"^(?:WARNING: All log messages before absl::|.*\bcpu_feature_guard\.cc:|"
@@ -44,7 +44,13 @@ class Worker:
         left: Processes that it started and that would not end, once it is buried.
     """
 
-    def __init__(self, name: str, environment: Mapping[str, str], held: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        name: str,
+        environment: Mapping[str, str],
+        held: tuple[int, ...],
+        room: str = "worker",
+    ) -> None:
         self.name = name
         self.left: tuple[int, ...] = ()
         self._told = b""
@@ -58,7 +64,7 @@ class Worker:
         self.output, child_log = _pipe()
         self._life, warden_life = _pair()
         root = str(Path(__file__).resolve().parent.parent)
-        boot = _BOOT.format(root=root) + f"w.main({child_in}, {child_out})"
+        boot = _BOOT.format(root=root, room=room) + f"w.main({child_in}, {child_out})"
         command = [sys.executable, "-I", "-S", warden.__file__, str(warden_life), str(os.getpid())]
         command += [self._folder, f"{child_in},{child_out}", ",".join(map(str, held))]
         try:

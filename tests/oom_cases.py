@@ -661,6 +661,65 @@ MEMORY: dict[str, tuple[Outcome, Evidence]] = {
             "allowed: 9.07 GB). Tried to allocate 563.62 MB on private pool.",
         ),
     ),
+    # kijai/ComfyUI-SUPIR#183: the class alone says it
+    "torch without words": (
+        DEVICE,
+        _told(("OutOfMemoryError", "RuntimeError", "Exception"), "Allocation on device"),
+    ),
+    # vllm-project/vllm-omni#1199, likewise for other back ends of torch
+    "torch on another back end": (
+        DEVICE,
+        _told(RUNTIME, "NPU out of memory. Tried to allocate 52.00 MiB (NPU 0; 60.96 GiB total"),
+    ),
+    # mila-iqia/milabench#301
+    "torch on Gaudi": (
+        DEVICE,
+        _told(
+            RUNTIME,
+            "[Rank:0] FATAL ERROR :: MODULE:PT_DEVMEM Allocation failed for size::2684354 (2)MB",
+        ),
+    ),
+    # intel/torch-xpu-ops#1598
+    "torch on XPU": (
+        DEVICE,
+        _told(
+            RUNTIME,
+            "Native API failed. Native API returns: 39 (UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY)",
+        ),
+    ),
+    # intel/torch-xpu-ops#1170: it may be memory
+    "torch on XPU, resources, smaller ran": (
+        DEVICE,
+        _told(
+            RUNTIME,
+            "UR backend failed. UR backend returns:40 (UR_RESULT_ERROR_OUT_OF_RESOURCES)",
+            smaller_size_passed=True,
+        ),
+    ),
+    # pytorch/pytorch#1059, microsoft/NeuronBlocks#26: works with smaller batches
+    "torch's cuDNN, smaller ran": (
+        DEVICE,
+        _told(
+            RUNTIME,
+            "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if you passed in a "
+            "non-contiguous input.",
+            smaller_size_passed=True,
+        ),
+    ),
+    # octo-models/octo#22
+    "JAX's constants": (
+        DEVICE,
+        _told(XLA, "INTERNAL: Failed to allocate 98697216 bytes for new constant"),
+    ),
+    # jax-ml/jax#5733: before jaxlib had a class of its own
+    "JAX, old": (
+        DEVICE,
+        _told(
+            RUNTIME,
+            "Resource exhausted: Out of memory while trying to allocate 4398046511104 bytes.: "
+            "while running replica 0 and partition 0 of a replicated computation",
+        ),
+    ),
     # ecmwf-lab/ai-models-graphcast#18
     "JAX": (
         DEVICE,
@@ -1040,6 +1099,20 @@ OTHER: dict[str, tuple[Outcome, Evidence]] = {
         CRASHED,
         _died(-11, "clearing caches to avoid CUDA out of memory\nstep 3 done\n"),
     ),
+    # pytorch/pytorch#1059: too large for cuDNN, or not contiguous; nothing known
+    "torch's cuDNN, nothing known": (
+        CRASHED,
+        _told(RUNTIME, "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if"),
+    ),
+    # intel/torch-xpu-ops#1170
+    "torch on XPU, resources, nothing known": (
+        CRASHED,
+        _told(
+            RUNTIME, "UR backend failed. UR backend returns:40 (UR_RESULT_ERROR_OUT_OF_RESOURCES)"
+        ),
+    ),
+    # a user's own words about another's library
+    "torch, quoted": (FAILED, _told(VALUE, "expected no 'out of memory' in the log")),
     # deaths that tell nothing
     "segfault": (CRASHED, _died(-11)),
     "segfault, smaller ran": (CRASHED, _died(-11, "Epoch 1/1\n", smaller_size_passed=True)),

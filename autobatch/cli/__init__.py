@@ -7,6 +7,7 @@ import click
 from autobatch.cli.cache import cache
 from autobatch.cli.group import Commands
 from autobatch.cli.probe import probe
+from autobatch.cli.run import run
 from autobatch.cli.scale_lr import scale_lr
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -19,5 +20,5 @@ def main() -> None:
     learning rate to it."""
 
 
-for _command in (probe, scale_lr, cache):
+for _command in (probe, run, scale_lr, cache):
     main.add_command(_command)

@@ -26,7 +26,14 @@ def look(stream: IO[str]) -> dict[str, Any]:
     }
 
 
-def show(result: ProbeResult, *, as_json: bool, quiet: bool, output: str | None = None) -> None:
+def show(
+    result: ProbeResult,
+    *,
+    as_json: bool,
+    quiet: bool,
+    form: str | None = None,
+    output: str | None = None,
+) -> None:
     """Give the answer, in the file first: where that fails, the command fails."""
     from autobatch.report.summary import summary
 
@@ -36,12 +43,17 @@ def show(result: ProbeResult, *, as_json: bool, quiet: bool, output: str | None 
         found = f"Batch size {result.batch_size} was found and proven (see above), but"
         error.message, error.trials = f"{found} {error.message}", result.trials
         fail(error, as_json=as_json)
-    if not as_json:
+    if not (as_json or form):
         answer(summary(result, **look(sys.stdout or sys.stderr)))
         return
     if not quiet:
         write(sys.stderr, summary(result, **look(sys.stderr)))
-    answer(text)
+    if form is None:
+        answer(text)
+        return
+    from autobatch.report.values import values
+
+    answer(values(result, form))
 
 
 def fail(

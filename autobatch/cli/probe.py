@@ -20,10 +20,18 @@ _EXIT_CODES = """Exit codes: 0 found; 1 a file could not be written; 2 wrong usa
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENTS]")
 @probe_options
 @output_options
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["env", "yaml", "toml"]),
+    help="Print the values alone on stdout, as BATCH_SIZE=259, batch_size: 259 or batch_size = "
+    "259.  [default: as text]",
+)
 def probe(
     target: str,
     arguments: tuple[str, ...],
     as_json: bool,
+    form: str | None,
     output: str | None,
     quiet: bool,
     verbose: bool,
@@ -42,9 +50,12 @@ def probe(
     autobatch probe train.py
     autobatch probe train.py --memory-limit 6GiB -- --data big
     autobatch probe model.py:build_model --json > result.json
+    eval "$(autobatch probe train.py --format env)"
     """
     from autobatch.errors import AutobatchError
 
+    if as_json and form:
+        raise click.UsageError("--json and --format both say what goes to stdout; leave one out.")
     try:
         require_output(output)
         with watching(quiet, verbose, log_file) as observer, ended_by_signals():
@@ -60,4 +71,4 @@ def probe(
     except Exception as error:  # noqa: BLE001 - a bug of ours is in the result's file as well
         fail(bug(error), as_json=as_json, verbose=verbose, output=output)
     else:
-        show(result, as_json=as_json, quiet=quiet, output=output)
+        show(result, as_json=as_json, quiet=quiet, form=form, output=output)

@@ -58,13 +58,17 @@ def _batching(dataset: Any) -> Any:
     return next((d for d in _chain(dataset) if hasattr(d, "_batch_size")), None)
 
 
+def batching_size(dataset: Any) -> int | None:
+    """Samples in a batch, as the batching itself says; None where it is not in sight."""
+    batching = _batching(dataset)
+    return None if batching is None else int(batching._batch_size)
+
+
 def batch_size(dataset: Any) -> int | None:
     """Samples in a batch, from the shapes, from the batching itself, or from the first batch."""
-    if (size := static_batch_size(dataset)) is not None:
+    size = static_batch_size(dataset) or batching_size(dataset)
+    if size is not None:
         return size
-    batching = _batching(dataset)
-    if batching is not None:
-        return int(batching._batch_size)
     for element in dataset.take(1):
         return int(tf.shape(tf.nest.flatten(element)[0])[0])
     return None
@@ -83,6 +87,21 @@ def samples(dataset: Any, size: int | None) -> int | None:
         if batches == whole:
             return count
     return batches * size  # cut by take, skip or shard, or repeated
+
+
+def exact_samples(dataset: Any) -> int | None:
+    """Samples in one pass of a dataset of batches; None where they are not known exactly."""
+    batches, static = int(dataset.cardinality()), static_batch_size(dataset)
+    if batches < 0:
+        return None
+    if static is not None:
+        return batches * static
+    batching = _batching(dataset)
+    inside = getattr(batching, "_input_dataset", None)
+    count = int(inside.cardinality()) if inside is not None else -1
+    if count >= 0 and batches == math.ceil(count / int(batching._batch_size)):
+        return count
+    return None  # cut by take, skip or shard, or repeated: the odd batch may be anywhere
 
 
 def _count_of_batches(dataset: Any) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 
 from autobatch.records import OptimizerInfo
 
@@ -13,7 +14,7 @@ _NUMBERS = ("momentum", "beta_1", "beta_2", "epsilon")
 
 def describe(model: Any) -> tuple[OptimizerInfo, ...]:
     """The compiled optimizer first, then those that the model holds beside it."""
-    return tuple(_describe(name, optimizer) for name, optimizer in _held(model))
+    return tuple(_describe(name, optimizer) for name, optimizer in held(model))
 
 
 def applied(model: Any) -> tuple[str, ...]:
@@ -21,10 +22,10 @@ def applied(model: Any) -> tuple[str, ...]:
 
     `compile()` without an optimizer makes one that a training step of the user's may never use.
     """
-    return tuple(name for name, optimizer in _held(model) if optimizer.built)
+    return tuple(name for name, optimizer in held(model) if optimizer.built)
 
 
-def _held(model: Any) -> list[tuple[str, Any]]:
+def held(model: Any) -> list[tuple[str, Any]]:
     """Name and optimizer: plain attributes first, then those in lists and dictionaries."""
     names = ("optimizer", *sorted(vars(model)))
     values = [(name, getattr(model, name, None)) for name in names]
@@ -46,9 +47,9 @@ def _describe(attribute: str, optimizer: Any) -> OptimizerInfo:
     schedule = None
     if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
         schedule = _serialized(rate)
-        value = float(rate(0))
+        value = _as_written(rate(0))
     else:
-        value = float(inner.learning_rate)
+        value = _as_written(inner.learning_rate)
     numbers = {
         name: float(number)
         for name in _NUMBERS
@@ -61,6 +62,12 @@ def _describe(attribute: str, optimizer: Any) -> OptimizerInfo:
         schedule=schedule,
         **numbers,
     )
+
+
+def _as_written(rate: Any) -> float:
+    """The rate that the user wrote: 0.001, where float32 holds 0.0010000000474974513."""
+    value = np.asarray(rate)
+    return float(str(value)) if value.dtype == np.float32 else float(value)
 
 
 def _serialized(schedule: Any) -> dict[str, Any]:

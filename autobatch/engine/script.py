@@ -9,8 +9,6 @@ after `fit` ever runs.
 from __future__ import annotations
 
 import functools
-import importlib.abc
-import importlib.util
 import inspect
 import os
 import sys
@@ -23,6 +21,7 @@ import tensorflow as tf
 
 from autobatch.engine import training as trainings
 from autobatch.errors import ModelError
+from autobatch.import_hooks import when_imported
 
 
 class FitTrap:
@@ -67,7 +66,7 @@ class FitTrap:
 
         owner.fit = fit
         owner.train_on_batch = self._refuse_train_on_batch
-        _when_imported("tf_keras", _refuse_legacy_keras)
+        when_imported("tf_keras", _refuse_legacy_keras)
 
     def remove(self) -> None:
         """Put them back: the script ended without the call, and trials will call them."""
@@ -157,25 +156,3 @@ def _refuse_legacy_keras(module: Any) -> None:
         )
 
     module.Model.fit = fit
-
-
-def _when_imported(name: str, then: Callable[[Any], None]) -> None:
-    """Call `then` with the module when, and if, the user's code imports it."""
-
-    class Finder(importlib.abc.MetaPathFinder):
-        def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
-            if fullname != name:
-                return None
-            sys.meta_path.remove(self)
-            spec = importlib.util.find_spec(name)
-            if spec is not None and spec.loader is not None:
-                load = spec.loader.exec_module
-
-                def exec_module(module: types.ModuleType) -> None:
-                    load(module)
-                    then(module)
-
-                spec.loader.exec_module = exec_module  # type: ignore[method-assign]
-            return spec
-
-    sys.meta_path.insert(0, Finder())

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from autobatch.engine import dataset_chain
 from autobatch.engine.batches import ArrayBatches, Batches, DatasetBatches
 from autobatch.engine.iterable_batches import IterableBatches
 from autobatch.errors import ModelError
@@ -63,7 +64,8 @@ class Training:
     def validation_arguments(self, batch_size: int) -> dict[str, Any]:
         """Arguments that have `fit` validate for a step or two, as the user's training would.
 
-        Validation data that comes in batches keeps their size; arrays are cut as Keras cuts them.
+        Validation data that comes in larger batches keeps their size; in smaller ones, it is taken
+        at this size, the more demanding one. Arrays are cut as Keras cuts them.
         Where the user validates nothing, the training data serves, if the model can be validated.
         """
         data = self.validation.get("validation_data")
@@ -72,6 +74,9 @@ class Training:
             lends = splits or self.borrows
             return self.batches.validation_arguments(batch_size) if lends else {}
         if isinstance(data, tf.data.Dataset):
+            own = dataset_chain.static_batch_size(data) or dataset_chain.batching_size(data)
+            if own is not None and own < batch_size and not dataset_chain.has_open_dimensions(data):
+                data = data.rebatch(batch_size)  # what `autobatch run` validates with
             return {"validation_data": data.take(VALIDATION_STEPS)}
         if not isinstance(data, (tuple, list)):
             return {"validation_data": data, "validation_steps": VALIDATION_STEPS}
@@ -100,7 +105,7 @@ def from_fit_call(model: Any, fit: Callable[..., Any], call: Mapping[str, Any]) 
     batches: Batches
     if isinstance(x, tf.data.Dataset):
         batches = DatasetBatches(x, batched=True, extra=extra, lengths_vary=_is_open(model))
-    elif _are_arrays(x):
+    elif are_arrays(x):
         steps = call["steps_per_epoch"]
         batches = ArrayBatches(
             x,
@@ -155,9 +160,9 @@ def from_data(model: Any, data: Any, validation: Any = None) -> Training:
 def _batches(model: Any, data: Any) -> Batches:
     if isinstance(data, tf.data.Dataset):
         return DatasetBatches(data, batched=_is_batched(model, data), lengths_vary=_is_open(model))
-    if isinstance(data, tuple) and len(data) in (2, 3) and _are_arrays(data[0]):
+    if isinstance(data, tuple) and len(data) in (2, 3) and are_arrays(data[0]):
         return ArrayBatches(*data)
-    if _are_arrays(data):
+    if are_arrays(data):
         return ArrayBatches(data)
     if hasattr(data, "__iter__") or hasattr(data, "__getitem__"):
         return IterableBatches(data, lengths_vary=_is_open(model))
@@ -173,7 +178,7 @@ def _is_open(model: Any) -> bool:
     return not inputs or any(None in tensor.shape[1:] for tensor in inputs)
 
 
-def _are_arrays(data: Any) -> bool:
+def are_arrays(data: Any) -> bool:
     """Whether every leaf is an array, as Keras's own adapter for arrays asks."""
     leaves = keras.tree.flatten(data)
     kinds = (np.ndarray, tf.Tensor, tf.Variable, tf.RaggedTensor, tf.SparseTensor)

@@ -1,0 +1,35 @@
+"""The one place where `autobatch run` asks for a size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from autobatch.events import Observer, ignore
+from autobatch.options import ProbeOptions
+from autobatch.probing import probe
+from autobatch.records import ProbeResult
+
+
+def find(
+    script: str,
+    arguments: Sequence[str],
+    options: ProbeOptions,
+    *,
+    fit_call: int | None = None,
+    observer: Observer = ignore,
+) -> ProbeResult:
+    """Probe one call of `fit` in a script.
+
+    Args:
+        script: Its path.
+        arguments: Its own.
+        options: Of the probe.
+        fit_call: Which call, if not the one that the options say.
+        observer: Told what happens.
+
+    Raises:
+        AutobatchError: As `autobatch.probe` does.
+    """
+    given = {name: getattr(options, name) for name in ProbeOptions.__struct_fields__}
+    given["fit_call"] = fit_call or options.fit_call
+    return probe(script, arguments=tuple(arguments), observer=observer, **given)
