@@ -70,6 +70,8 @@ class Crew:
         self.not_a_number = False
         self.prepared: protocol.Prepared | None = None
         self.failed: protocol.Failed | None = None  # the last exception of a trial
+        self.proving: protocol.Prepared | None = None  # what the last proof's worker found
+        self.pids: set[int] = set()  # of all workers so far
         self.versions: dict[str, str] = {}
 
     def __enter__(self) -> Crew:
@@ -192,7 +194,9 @@ class Crew:
             **self._environment,
             **self.device.environment(proof=role == PROOF),
         }
-        return self._launcher.start(role, environment)
+        worker = self._launcher.start(role, environment)
+        self.pids.add(worker.process.pid)
+        return worker
 
     def _bury_searcher(self) -> None:
         if self._searcher is not None:
@@ -241,6 +245,8 @@ class Crew:
                 details=worker.log[-2000:],
             ) from None
         if isinstance(answer, protocol.Prepared):
+            if role == PROOF:
+                self.proving = answer
             return answer
         assert isinstance(answer, protocol.Failed)
         raise self._failed_loading(answer, worker)

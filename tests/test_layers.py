@@ -33,6 +33,9 @@ ROOMS = [
     "oom",
     "protocol",
     "targets",
+    "nvml",
+    "visible_devices",
+    "neighbours",
     "devices",
     "launcher",
     "worker",
@@ -55,6 +58,8 @@ TOP = {
     "records": {"msgspec"},
     "options": {"msgspec"},
     "protocol": {"msgspec"},
+    "nvml": {"msgspec"},
+    "probing": {"msgspec"},
     "engine": {"tensorflow", "keras", "numpy", "cloudpickle"},
     "callback": {"tensorflow", "keras"},
     "report": {"rich"},
@@ -62,7 +67,8 @@ TOP = {
 }
 LATE = {
     "targets": {"keras", "cloudpickle"},  # a live model is there only if Keras is, too
-    "devices": {"pynvml", "psutil"},
+    "nvml": {"pynvml"},
+    "devices": {"psutil"},
     "worker": {"tensorflow", "keras"},
     "engine": {"msgspec"},
     "cli": {"msgspec"},

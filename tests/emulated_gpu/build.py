@@ -20,7 +20,8 @@ HERE = Path(__file__).resolve().parent
 SOURCES = ("device.cc", "grappler.cc", "kernels.cc", "xla.cc")
 TABLE = "gpu_kernels.pb"
 LIBRARY = "libemulated_gpu.so"
-FLAGS = ["-std=c++17", "-O1", "-fPIC", "-Wall", "-D_GLIBCXX_USE_CXX11_ABI=1", "-DEIGEN_MAX_ALIGN_BYTES=64", "-DNDEBUG"]
+DEFINED = ("_GLIBCXX_USE_CXX11_ABI=1", "EIGEN_MAX_ALIGN_BYTES=64", "NDEBUG")
+FLAGS = ["-std=c++17", "-O1", "-fPIC", "-Wall", *(f"-D{each}" for each in DEFINED)]
 
 
 class CannotBuild(Exception):
