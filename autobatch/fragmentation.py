@@ -122,6 +122,7 @@ class Replay:
         while len(self._kept) > MOST and fineness > COARSEST:
             fineness //= 2
             self._kept = _merged(whole, max(GRAIN, self.least // fineness))
+        self._small = len(self._kept) < len(whole)  # some were left out, and need a hole
         self._seed, self._numbers = seed, list(range(REPLAYS))
         self._events = self._in_order()
         # What one step leaves live stands in for what the next one finds.
@@ -182,6 +183,10 @@ class Replay:
             size = self._kept[i].requested_bytes
             try:
                 live[i] = pool.allocate(size)
+                # A chunk given out whole may have been the last: what is too small to be replayed
+                # finds none then. (So dies an XLA program whose one large buffer took all.)
+                if self._small and pool.full and not patience:
+                    raise OutOfMemory
             except OutOfMemory:
                 for other, starts in events[place + 1 : place + 1 + patience]:
                     if not starts and other in live:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from autobatch.cli.devices import devices
 from autobatch.cli.group import Commands
 from autobatch.cli.probe import probe
 from autobatch.cli.scale_lr import scale_lr
@@ -18,5 +19,5 @@ def main() -> None:
     learning rate to it."""
 
 
-for _command in (probe, scale_lr):
+for _command in (probe, devices, scale_lr):
     main.add_command(_command)
