@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from autobatch.records import OptimizerInfo
 
@@ -48,7 +49,8 @@ def _describe(attribute: str, optimizer: Any) -> OptimizerInfo:
         schedule = _serialized(rate)
         value = float(rate(0))
     else:
-        value = float(inner.learning_rate)
+        # Under a strategy it is a variable of several copies, which is no number by itself.
+        value = float(tf.convert_to_tensor(inner.learning_rate))
     numbers = {
         name: float(number)
         for name in _NUMBERS

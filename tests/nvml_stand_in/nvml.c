@@ -7,6 +7,7 @@
  *   driver version=550.54.14 cuda=12040
  *   fail call=nvmlDeviceGetMemoryInfo_v2 code=15          every such call returns this error
  *   gpu name=NVIDIA_A100 uuid=GPU-1 bus=0000:01:00.0 total=1073741824 reserved=0 cc=8.0 mode=0
+ *   gpu ... error=15                                      calls about it return this error
  *   process pid=4242 bytes=134217728 name=/usr/bin/other  bytes=- where the driver cannot say
  *   instance uuid=MIG-1 total=268435456 used=0            the GPU is then in MIG mode
  *
@@ -32,7 +33,7 @@ typedef struct { char uuid[96]; bytes_t total, used; } Instance;
 typedef struct {
   char name[96], uuid[96], bus[32];
   bytes_t total, reserved;
-  int major, minor, mode, processes, instances;
+  int major, minor, mode, error, processes, instances;
   Process process[PROCESSES];
   Instance instance[INSTANCES];
 } Gpu;
@@ -63,7 +64,7 @@ static void read_line(State *state, char *line) {
   char *rest = NULL, *kind = strtok_r(line, " \t\r\n", &rest), *word;
   char name[256] = "", uuid[96] = "", bus[32] = "", call[80] = "", version[80] = "";
   bytes_t total = 0, reserved = 0, bytes = 0, used = 0;
-  int code = 999, cuda = 12040, major = 8, minor = 0, mode = 0, hidden = 0;
+  int code = 999, cuda = 12040, major = 8, minor = 0, mode = 0, error = 0, hidden = 0;
   unsigned pid = 0;
   if (kind == NULL || *kind == '#') return;
   while ((word = strtok_r(NULL, " \t\r\n", &rest))) {
@@ -82,6 +83,7 @@ static void read_line(State *state, char *line) {
     if (!strcmp(word, "code")) code = atoi(value);
     if (!strcmp(word, "cuda")) cuda = atoi(value);
     if (!strcmp(word, "mode")) mode = atoi(value);
+    if (!strcmp(word, "error")) error = atoi(value);
     if (!strcmp(word, "pid")) pid = (unsigned)atoi(value);
     if (!strcmp(word, "cc")) sscanf(value, "%d.%d", &major, &minor);
   }
@@ -98,7 +100,7 @@ static void read_line(State *state, char *line) {
       if (*c == '_') *c = ' ';
     copy(gpu->name, name, sizeof gpu->name), copy(gpu->uuid, uuid, sizeof gpu->uuid);
     copy(gpu->bus, bus, sizeof gpu->bus);
-    gpu->total = total, gpu->reserved = reserved, gpu->mode = mode;
+    gpu->total = total, gpu->reserved = reserved, gpu->mode = mode, gpu->error = error;
     gpu->major = major, gpu->minor = minor;
   }
   if (!strcmp(kind, "process") && last) add_process(last, pid, bytes, hidden, name);
@@ -156,7 +158,8 @@ static int look(State *state, const char *call) {
   Gpu *gpu = &state.gpu[number];                                           \
   if (part >= gpu->instances) return INVALID_ARGUMENT;                     \
   Instance *instance = part >= 0 ? &gpu->instance[part] : NULL;            \
-  (void)instance
+  (void)instance;                                                          \
+  if (gpu->error && !strstr(__func__, "PciInfo")) return gpu->error
 
 static int text(char *to, unsigned size, const char *from) {
   if (strlen(from) >= size) return INSUFFICIENT_SIZE;
