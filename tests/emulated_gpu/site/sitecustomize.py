@@ -2,6 +2,7 @@
 
 cuDNN's recurrent ops have no kernel on the emulated GPU. Keras asks two functions of its TensorFlow
 back end whether cuDNN can do a layer; here they say no, as if every layer had `use_cudnn=False`.
+With EMULATED_GPU_XLA=0, Keras's `jit_compile="auto"` also finds that no model can be compiled.
 """
 
 import importlib.abc
@@ -9,22 +10,24 @@ import importlib.util
 import os
 import sys
 
-_MODULE = "keras.src.backend.tensorflow.rnn"
-_ASKED = ("_do_lstm_arguments_support_cudnn", "_do_gru_arguments_support_cudnn")
+_CUDNN = ("_do_lstm_arguments_support_cudnn", "_do_gru_arguments_support_cudnn")
+_ASKED = {"keras.src.backend.tensorflow.rnn": _CUDNN}
+if os.environ.get("EMULATED_GPU_XLA") == "0":
+    _ASKED["keras.src.trainers.trainer"] = ("model_supports_jit",)
 
 
-class _NoCudnn(importlib.abc.MetaPathFinder):
+class _SaysNo(importlib.abc.MetaPathFinder):
     def find_spec(self, fullname, path=None, target=None):
-        if fullname != _MODULE:
+        asked = _ASKED.pop(fullname, None)
+        if asked is None:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(_MODULE)
+        spec = importlib.util.find_spec(fullname)
         load = spec.loader.exec_module
 
         def exec_module(module):
             load(module)
-            for name in _ASKED:
-                assert hasattr(module, name), f"{_MODULE} has no {name} any more"
+            for name in asked:
+                assert hasattr(module, name), f"{fullname} has no {name} any more"
                 setattr(module, name, lambda *_, **__: False)
 
         spec.loader.exec_module = exec_module
@@ -32,4 +35,4 @@ class _NoCudnn(importlib.abc.MetaPathFinder):
 
 
 if os.environ.get("TF_PLUGGABLE_DEVICE_LIBRARY_PATH", "").endswith("libemulated_gpu.so"):
-    sys.meta_path.insert(0, _NoCudnn())
+    sys.meta_path.insert(0, _SaysNo())
