@@ -21,7 +21,8 @@ class Configuration:
     Attributes:
         limit_mib: On the CPU the allocator's limit, on the emulated GPU all that there is.
         reach: A size known to be far too large.
-        gpu: It runs on the emulated GPU.
+        gpus: Emulated GPUs, by their memory in MiB; several of them under a MirroredStrategy,
+            where sizes are those of one replica.
         xla: Keras chooses whether to compile, as it does by default; else it does not.
     """
 
@@ -29,7 +30,7 @@ class Configuration:
     example: str
     limit_mib: int
     reach: int
-    gpu: bool = False
+    gpus: tuple[int, ...] = ()
     xla: bool = True
 
     @property
@@ -38,19 +39,24 @@ class Configuration:
 
     def device_environment(self) -> dict[str, str]:
         """Variables for a probe and its workers: the emulated GPU's, or none."""
-        if not self.gpu:
+        if not self.gpus:
             return {}
         from emulated_gpu import build
 
-        return {**build.environment(self.limit_mib), "EMULATED_GPU_XLA": str(int(self.xla))}
+        memory = ",".join(map(str, self.gpus))
+        xla = {"EMULATED_GPU_XLA": str(int(self.xla))}
+        return {**build.environment(memory, len(self.gpus)), **xla}
 
     def options(self) -> dict[str, str]:
         """What a probe is told of the device."""
-        return {"device": "gpu:0"} if self.gpu else {"memory_limit": f"{self.limit_mib}MiB"}
+        if not self.gpus:
+            return {"memory_limit": f"{self.limit_mib}MiB"}
+        devices = {"device": ",".join(f"gpu:{number}" for number in range(len(self.gpus)))}
+        return {**devices, **({"strategy": "mirrored"} if len(self.gpus) > 1 else {})}
 
     def environment(self) -> dict[str, str]:
         """The variables that make a fresh training's device one with this limit."""
-        if self.gpu:
+        if self.gpus:
             return {**os.environ, **self.device_environment(), "TF_CPP_MIN_LOG_LEVEL": "2"}
         return {
             **os.environ,
@@ -69,9 +75,12 @@ CONFIGURATIONS = {
         Configuration("imdb_lstm-512", "imdb_lstm", 512, 1024),
         Configuration("resnet50-768", "resnet50", 768, 256),
         Configuration("transformer-512", "transformer", 512, 160),
-        Configuration("gpu-cifar10_cnn-512", "cifar10_cnn", 512, 2048, gpu=True, xla=False),
-        Configuration("gpu-transformer-512", "transformer", 512, 160, gpu=True, xla=False),
-        Configuration("gpu-transformer-xla-1024", "transformer", 1024, 320, gpu=True),
-        Configuration("gpu-resnet50-xla-1024", "resnet50", 1024, 256, gpu=True),
+        Configuration("gpu-cifar10_cnn-512", "cifar10_cnn", 512, 2048, gpus=(512,), xla=False),
+        Configuration("gpu-transformer-512", "transformer", 512, 160, gpus=(512,), xla=False),
+        Configuration("gpu-transformer-xla-1024", "transformer", 1024, 320, gpus=(1024,)),
+        Configuration("gpu-resnet50-xla-1024", "resnet50", 1024, 256, gpus=(1024,)),
+        Configuration(
+            "gpu-mirrored-cifar10_cnn-512-768", "cifar10_cnn", 512, 2048, gpus=(512, 768)
+        ),
     )
 }
