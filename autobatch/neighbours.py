@@ -158,6 +158,19 @@ class Watch:
             return False
 
 
+def warnings(found: Iterable[GpuProcess]) -> tuple[str, ...]:
+    """What the user should know of the neighbours of an answer."""
+    holding = [p for p in found if p.used_bytes is None or p.used_bytes > LEAST_CHANGE]
+    if not holding:
+        return ()
+    said = ", ".join(
+        f"process {p.pid} ({p.name or 'unknown'}: "
+        f"{'?' if p.used_bytes is None else format_bytes(p.used_bytes)})"
+        for p in holding
+    )
+    return (f"Others use the GPU too: {said}. The answer holds while they take no more.",)
+
+
 def held_by_others(gpu: Gpu, is_ours: Callable[[int], bool]) -> int | None:
     """Bytes that processes other than ours hold; None where the driver does not tell of one."""
     total = 0

@@ -169,6 +169,7 @@ class _Probe:
     def _begin_anew(self, crew: Crew, said: str) -> None:
         """Throw away what was measured on a device that is another one now."""
         crew.bury_all()
+        crew.proving = None
         self._said.append(said)
         if len(self._said) > CHANGES:
             raise DeviceChangedError(
@@ -351,6 +352,8 @@ class _Probe:
             trials=search.trials,
             warnings=(
                 *(f"While the probe ran, {said}; the search began anew." for said in self._said),
+                *neighbours.warnings(self._watch.neighbours),
+                *verdict.slowdown(search, size),
                 *verdict.warnings(prepared, self._budget, not_a_number=crew.not_a_number),
             ),
             seconds=round(time.monotonic() - self._started, 2),

@@ -165,6 +165,13 @@ def test_a_mig_instances_memory_is_nobody_elses(watch: Watch, machine: Machine) 
     assert watch.changed() is None
 
 
+def test_neighbours_that_hold_something_are_in_the_answer() -> None:
+    crumbs = GpuProcess(pid=3, name="desktop", used_bytes=MIB)
+    assert neighbours.warnings([crumbs]) == ()
+    [said] = neighbours.warnings([crumbs, GpuProcess(pid=4), GpuProcess(pid=5, used_bytes=GIB)])
+    assert "process 4 (unknown: ?), process 5 (unknown: 1 GiB)." in said
+
+
 # -- waiting -------------------------------------------------------------------------------------
 
 
