@@ -124,17 +124,16 @@ def canonical_bus_id(bus_id: str) -> str:
 
 
 def _gpu(nvml: Any, index: int) -> Gpu:
+    gpu = Gpu(index=index, processes=None)
     try:
         handle = nvml.nvmlDeviceGetHandleByIndex(index)
         bus_id = nvml.nvmlDeviceGetPciInfo(handle).busId
-        gpu = Gpu(
-            index=index,
-            name=nvml.nvmlDeviceGetName(handle),
-            uuid=nvml.nvmlDeviceGetUUID(handle),
-            bus_id=canonical_bus_id(bus_id.decode() if isinstance(bus_id, bytes) else bus_id),
-        )
+        known = canonical_bus_id(bus_id.decode() if isinstance(bus_id, bytes) else bus_id)
+        gpu = msgspec.structs.replace(gpu, bus_id=known)
+        name, uuid = nvml.nvmlDeviceGetName(handle), nvml.nvmlDeviceGetUUID(handle)
+        gpu = msgspec.structs.replace(gpu, name=name, uuid=uuid)
     except nvml.NVMLError as error:
-        return Gpu(index=index, processes=None, error=_said(error), lost=error.value in _LOST)
+        return msgspec.structs.replace(gpu, error=_said(error), lost=error.value in _LOST)
     errors: list[Any] = []
 
     def ask(call: Callable[[], _T]) -> _T | None:

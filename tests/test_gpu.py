@@ -219,7 +219,7 @@ def test_a_strategy_that_keras_cannot_train_under_is_refused_by_name(
     code, answer = probe(WIDE, "--device=cpu", "--memory-limit=256MiB")
     assert code == 4
     assert "MultiWorkerMirroredStrategy" in answer["error"]["message"]
-    assert "MirroredStrategy: use that" in answer["error"]["message"]
+    assert "tf.distribute.MirroredStrategy: use that" in answer["error"]["message"]
 
 
 def test_a_gpu_that_is_not_there_is_refused_with_those_that_are(emulated_gpu: Callable) -> None:

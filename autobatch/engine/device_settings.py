@@ -28,20 +28,18 @@ UNSUPPORTED = {
 }
 
 
-class _UnsupportedError(ModelError, SystemExit):
-    """A ModelError that `except Exception` in the user's script does not swallow."""
-
-
 class DeviceSettings:
     """Takes what the user's code asks of `tf.config`.
 
     Attributes:
         limit_bytes: The least memory limit that it set on a GPU; None for none.
+        refused: Why it cannot be probed, though it may have caught that and gone on.
     """
 
     def __init__(self, request: DeviceRequest) -> None:
         self._request = request
         self.limit_bytes: int | None = None
+        self.refused: ModelError | None = None
 
     def install(self) -> None:
         """Replace TensorFlow's functions from now on."""
@@ -54,7 +52,7 @@ class DeviceSettings:
         for owner in (tf.distribute, tf.distribute.experimental):
             for name, why in UNSUPPORTED.items():
                 if hasattr(owner, name):  # the class stays: Keras asks what is an instance of it
-                    getattr(owner, name).__init__ = functools.partialmethod(_refuse, name, why)
+                    getattr(owner, name).__init__ = _refusing(self, name, why)
 
     def _replace(self, owner: Any, name: str, then: Callable[..., Any]) -> None:
         original = getattr(owner, name)
@@ -101,12 +99,18 @@ class DeviceSettings:
         original(device, cut)
 
 
-def _refuse(_strategy: Any, name: str, why: str, *_: Any, **__: Any) -> None:
-    raise _UnsupportedError(
-        f"The script makes a tf.distribute.{name}, which {why}. autobatch sizes batches for one "
-        "GPU or for tf.distribute.MirroredStrategy: use that, or probe a function that returns "
-        "the model (autobatch probe model.py:build_model --strategy mirrored)."
-    )
+def _refusing(settings: DeviceSettings, name: str, why: str) -> Callable[..., None]:
+    """What takes the place of a strategy's `__init__`."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        settings.refused = ModelError(
+            f"The script makes a tf.distribute.{name}, which {why}. autobatch sizes batches for "
+            "one GPU or for tf.distribute.MirroredStrategy: use that, or probe a function that "
+            "returns the model (autobatch probe model.py:build_model --strategy mirrored)."
+        )
+        raise settings.refused
+
+    return refuse
 
 
 def make_strategy(request: DeviceRequest) -> Any:

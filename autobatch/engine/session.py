@@ -76,6 +76,8 @@ class _Session:
         """Say what there is, then run the trials that are asked for. Never returns."""
         self._phase = "building"
         try:
+            if self._settings.refused is not None:
+                raise self._settings.refused
             training = read()
             memory = device.open_memory(self._request.device, strategy_of(training.model))
             self._channel.send(self._prepared(training, memory))
