@@ -21,7 +21,7 @@ from autobatch.sizes import SizeSpace
 
 # Kept free of the budget by default: the least where fragmentation was counted; elsewhere what the
 # peaks' measured spread asks for, between the two shares (measured: scripts/bench/main_job.py).
-LEAST_HEADROOM = 0.035
+LEAST_HEADROOM = 0.025
 MOST_HEADROOM = 0.06
 # A failed proof lowers the next one's size by this share, twice that after the next, and so on.
 STEP_DOWN = 0.03

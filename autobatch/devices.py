@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from autobatch import nvml
+from autobatch import nvml, visible_devices
 from autobatch.errors import DeviceError, UsageError
 from autobatch.options import DEVICES, ProbeOptions
 from autobatch.protocol import DeviceRequest
@@ -118,6 +118,26 @@ def gpu_may_be_there() -> bool:
         return bool(nvml.read().gpus)
     except DeviceError:
         return False
+
+
+def gpu_identity(index: int) -> str:
+    """What names TensorFlow's GPU `index` for every process of this machine: its UUID if known."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    with contextlib.suppress(DeviceError):
+        seen = visible_devices.visible(nvml.read().gpus, os.environ).devices
+        if index < len(seen):
+            instance = seen[index].instance
+            return instance.uuid if instance is not None else seen[index].gpu.uuid
+    entries = [each.strip() for each in visible.split(",")] if visible else []
+    entry = entries[index] if index < len(entries) else str(index)
+    return f"gpu:{entry}" if entry.isdecimal() else entry  # a UUID, or a part of one
+
+
+def gpu_memory_of(pid: int) -> int | None:
+    """Bytes that the GPUs count for a process; None where none lists it, or cannot be read."""
+    with contextlib.suppress(DeviceError):
+        return nvml.memory_of(pid)
+    return None
 
 
 def memory_for_this_process() -> int:

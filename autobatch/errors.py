@@ -5,6 +5,7 @@ AutobatchError
 ├─ NothingFitsError     even the smallest batch size ran out of memory
 ├─ ModelError           the model could not be loaded, built or trained at any size
 ├─ DeviceError          no usable device, or it could not be read
+│  └─ NoGpuError        a GPU was asked for, and TensorFlow sees none
 ├─ WorkerError          trials died, hung or ended for a reason that is not known to be memory
 ├─ DeviceChangedError   the device's memory was taken or freed by others during the probe
 └─ ProbeInterrupted     Ctrl-C, or a signal that asks the process to end
@@ -96,6 +97,10 @@ class DeviceError(AutobatchError):
 
     kind = "device"
     exit_code = 5
+
+
+class NoGpuError(DeviceError):
+    """A GPU was asked for, and TensorFlow sees none."""
 
 
 class WorkerError(AutobatchError):

@@ -1,39 +1,21 @@
 """Starts, watches, times out and buries workers.
 
-A worker is the leader of a session of its own, so that Ctrl-C reaches the parent alone and the
-worker's whole family can be ended at once. Everything it prints comes over a pipe that is drained
-whenever the parent waits; its last bytes are kept as evidence.
+A worker leads a session of its own: Ctrl-C reaches the parent alone. Everything it prints comes
+over a pipe that is drained whenever the parent waits; its last bytes are kept as evidence.
 """
 
 from __future__ import annotations
 
-import codecs
 import contextlib
-import fcntl
-import os
-import re
 import selectors
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from autobatch import protocol
-
-LOG_BYTES = 1 << 18  # of a worker's output are kept: a BFC report of an OOM has 100 kB
-_BOOT = "import sys; sys.path[:1] = []; sys.path.append({root!r}); import autobatch.worker as w; "
-
-
-_GREETING = re.compile(
-    r"^(?:WARNING: All log messages before absl::|.*\bcpu_feature_guard\.cc:|"
-    r"To enable the following instructions:).*\n",
-    re.MULTILINE,
-)
+from autobatch.worker_process import Worker
 
 
 class WorkerDied(Exception):  # noqa: N818 - an event of the protocol, not an error of ours
@@ -52,119 +34,17 @@ class WorkerTimedOut(Exception):  # noqa: N818
     """No answer came before the deadline; the worker still runs."""
 
 
-class Worker:
-    """One child process. Made by `Launcher.start`."""
-
-    def __init__(self, name: str, environment: Mapping[str, str]) -> None:
-        self.name = name
-        self._inbox = protocol.Inbox(protocol.Answer)
-        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._log = bytearray()
-        self._unsent = bytearray()
-        child_in, self.requests = _pipe()
-        self.answers, child_out = _pipe()
-        self.output, child_log = _pipe()
-        root = str(Path(__file__).resolve().parent.parent)
-        boot = _BOOT.format(root=root) + f"w.main({child_in}, {child_out}, {os.getpid()})"
-        try:
-            self.process = subprocess.Popen(
-                [sys.executable, "-u", "-c", boot],
-                stdin=subprocess.DEVNULL,
-                stdout=child_log,
-                stderr=child_log,
-                pass_fds=(child_in, child_out),
-                env=dict(environment),
-                start_new_session=True,
-            )
-        except BaseException:
-            for fd in (self.requests, self.answers, self.output):
-                os.close(fd)
-            raise
-        finally:
-            for fd in (child_in, child_out, child_log):
-                os.close(fd)
-        for fd in (self.requests, self.answers, self.output):
-            os.set_blocking(fd, False)
-
-    @property
-    def log(self) -> str:
-        """The end of what it wrote on stdout and stderr, less what TensorFlow always says."""
-        return _GREETING.sub("", self._log.decode("utf-8", "replace"))
-
-    def clear_log(self) -> None:
-        """Forget what it wrote so far: it belongs to trials that ended well."""
-        self._log.clear()
-
-    def send(self, message: protocol.Request) -> None:
-        """Write a request; a worker that died is noticed at the next receive.
-
-        What the pipe does not take at once (a pickled closure may hold data, and the worker may
-        still be importing) goes on its way in `Launcher.receive`.
-        """
-        self._unsent += protocol.encode(message)
-        self.send_more()
-
-    def send_more(self) -> bool:
-        """Write what is still unsent; returns whether anything is left."""
-        try:
-            while self._unsent:
-                del self._unsent[: os.write(self.requests, self._unsent[: 1 << 16])]
-        except BlockingIOError:
-            pass
-        except BrokenPipeError:
-            self._unsent.clear()
-        return bool(self._unsent)
-
-    def next_message(self) -> Any:
-        """The next whole message that has come, or None."""
-        with contextlib.suppress(BlockingIOError):
-            while data := os.read(self.answers, 1 << 16):
-                self._inbox.feed(data)
-        return self._inbox.next()
-
-    def drain_output(self) -> bytes:
-        """Read what it wrote on stdout and stderr; keep the end of it."""
-        taken = bytearray()
-        with contextlib.suppress(BlockingIOError):
-            while data := os.read(self.output, 1 << 16):
-                taken += data
-                if len(taken) > LOG_BYTES:
-                    break  # a worker that prints without end must not keep the parent here
-        self._log += taken
-        del self._log[:-LOG_BYTES]
-        return bytes(taken)
-
-    def end(self, patience: float) -> None:
-        """Close the channel, then SIGTERM, then SIGKILL to the whole group, and wait for it."""
-        os.close(self.requests)
-        deadline = time.monotonic() + patience
-        while self.process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        for sign in (signal.SIGTERM, signal.SIGKILL):
-            if self.process.poll() is not None:
-                break
-            self._signal_group(sign)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(patience if sign == signal.SIGTERM else 10)
-        self._signal_group(signal.SIGKILL)  # children that it left behind
-        self.drain_output()
-        os.close(self.answers)
-        os.close(self.output)
-
-    def _signal_group(self, sign: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, sign)
-
-
 class Launcher:
     """Owns every worker of a probe; leaving it as a context ends them all.
 
     Args:
         on_output: Takes a worker's name and what it wrote, as it comes.
+        held: Descriptors that the wardens keep open until nothing of the workers is left, also
+            when this process is killed: of a lock, say.
     """
 
-    def __init__(self, on_output: Callable[[str, str], None]) -> None:
-        self._on_output = on_output
+    def __init__(self, on_output: Callable[[str, str], None], held: tuple[int, ...] = ()) -> None:
+        self._on_output, self.held = on_output, held
         self._workers: list[Worker] = []
 
     def __enter__(self) -> Launcher:
@@ -175,13 +55,15 @@ class Launcher:
         # must not leave a worker behind.
         hurried = kind is not None and issubclass(kind, KeyboardInterrupt)
         with _uninterrupted():
+            for worker in self._workers if hurried else ():
+                worker.kill()  # all of them at the same time
             for worker in tuple(self._workers):
                 self.bury(worker, patience=0.0 if hurried else 0.3)
 
     def start(self, name: str, environment: Mapping[str, str]) -> Worker:
         """Start a worker; it imports TensorFlow and then waits for `Prepare`."""
         with _uninterrupted():  # between the fork and the list it would be nobody's
-            worker = Worker(name, environment)
+            worker = Worker(name, environment, self.held)
             self._workers.append(worker)
         return worker
 
@@ -239,17 +121,6 @@ class Launcher:
         if data:
             self._on_output(worker.name, worker.decoder.decode(data))
         return bool(data)
-
-
-def _pipe() -> tuple[int, int]:
-    """A pipe beside the standard streams, whose places are free where the caller closed them."""
-    ends = os.pipe()
-    try:
-        high = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3) for end in ends]
-    finally:
-        for end in ends:
-            os.close(end)
-    return high[0], high[1]
 
 
 @contextlib.contextmanager

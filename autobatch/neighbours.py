@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -28,12 +27,13 @@ class Watch:
     worker and after the last one is compared instead.
 
     Args:
-        ours: Process ids of workers, past ones too; each leads a session of its own.
+        ours: Process ids of what starts our workers: they and what is below them is ours.
         read: What NVML tells. Defaults to the real one.
     """
 
     def __init__(self, ours: Callable[[], set[int]], read: Callable[[], Driver] = nvml.read):
         self._ours, self._read = ours, read
+        self._known: set[int] = set()
         self._before: dict[str, Gpu] = {}
         self._watched: dict[str, int | None] = {}  # bus id -> others' bytes; None where unknown
         self._said: str | None = None
@@ -149,13 +149,16 @@ class Watch:
         return f"process {pid} ({name}) {did} {format_bytes(abs(difference))} of {now.name}"
 
     def _is_ours(self, pid: int) -> bool:
-        ours = self._ours()
-        if pid in ours:
-            return True
-        try:
-            return os.getsid(pid) in ours
-        except (ProcessLookupError, PermissionError):
-            return False
+        import psutil
+
+        if pid not in self._known:
+            try:
+                above = {each.pid for each in psutil.Process(pid).parents()}
+            except psutil.Error:
+                above = set()
+            if (above | {pid}) & self._ours():
+                self._known.add(pid)  # the driver may list it for a while after its end
+        return pid in self._known
 
 
 def warnings(found: Iterable[GpuProcess]) -> tuple[str, ...]:

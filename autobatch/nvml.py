@@ -112,6 +112,22 @@ def read() -> Driver:
         )
 
 
+def memory_of(pid: int) -> int | None:
+    """Bytes that all GPUs together count for a process; None where none lists it.
+
+    Raises:
+        NvmlError: There is no driver, or it does not answer.
+    """
+    found: list[int] = []
+    with _nvml() as nvml:
+        for index in range(nvml.nvmlDeviceGetCount()):
+            device = nvml.nvmlDeviceGetHandleByIndex(index)
+            for process in nvml.nvmlDeviceGetComputeRunningProcesses(device):
+                if process.pid == pid:
+                    found.append(int(process.usedGpuMemory or 0))
+    return sum(found) if found else None
+
+
 def canonical_bus_id(bus_id: str) -> str:
     """A PCI bus id in CUDA's form, out of NVML's (eight digits of domain, upper case) or any."""
     domain, _, rest = bus_id.strip().lower().partition(":")

@@ -48,7 +48,7 @@ class ProbeOptions(msgspec.Struct, frozen=True, kw_only=True):
         power_of_two: Sizes are powers of two.
         precision: Share of the answer that may be left on the table; 0 for the exact size.
         headroom: Least share (`'5%'`) or bytes (`'256MiB'`) of the budget to keep free at the
-            peak. Defaults to 3.5 %, and where no step could be replayed to as much as the spread
+            peak. Defaults to 2.5 %, and where no step could be replayed to as much as the spread
             of the peaks asks for, up to 6 %.
         steps: Training steps of a search trial near the answer.
         proof_steps: Training steps of a proof at the full size; a smaller last batch, validation
@@ -57,6 +57,7 @@ class ProbeOptions(msgspec.Struct, frozen=True, kw_only=True):
         timeout: Seconds a trial may take.
         load_timeout: Seconds a worker may take to load the model, a script's own code included.
         total_timeout: Seconds the probe may take; it settles for what is proven by then.
+        device_wait: Seconds to wait for another probe on the same GPU to end.
         dataset_cap: Whether the data set's size bounds the batch size.
         base_batch_size: What the base learning rate was chosen for. Defaults to what the script
             trains with, else 32.
@@ -88,6 +89,7 @@ class ProbeOptions(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float = 300.0
     load_timeout: float = 600.0
     total_timeout: float = 3600.0
+    device_wait: float = 600.0
     dataset_cap: bool = True
     base_batch_size: int | None = None
     base_learning_rate: float | None = None
@@ -137,6 +139,10 @@ class ProbeOptions(msgspec.Struct, frozen=True, kw_only=True):
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise UsageError(f"{_named(name)} must be a positive number; received {value}.")
+        if not (self.device_wait >= 0 and math.isfinite(self.device_wait)):
+            raise UsageError(
+                f"{_named('device_wait')} must be seconds from 0 on; received {self.device_wait}."
+            )
         if not 0 <= self.precision < 1:
             raise UsageError(
                 f"{_named('precision')} must be a share from 0 (exact) to below 1, such as 0.02; "

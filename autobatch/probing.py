@@ -14,11 +14,15 @@ import msgspec
 
 from autobatch import batch_search, devices, learning_rate, neighbours, protocol, targets, verdict
 from autobatch.batch_search import Done, Plan, Search
-from autobatch.crew import Crew, OutOfTime, wrong_backend
+from autobatch.conversation import OutOfTime
+from autobatch.crew import Crew
+from autobatch.device_lock import DeviceLock
+from autobatch.endings import wrong_backend
 from autobatch.errors import (
     AutobatchError,
     DeviceChangedError,
     DeviceError,
+    NoGpuError,
     ProbeInterrupted,
     UsageError,
     WorkerError,
@@ -94,6 +98,11 @@ class _Probe:
         self._observe, self._options = observer, options
         self._target = targets.resolve(target, arguments, run_as=options.run_as)
         self._device = devices.choose(options)
+        self._lock = DeviceLock(
+            devices.gpu_identity(self._device.index) if self._device.kind == "gpu" else None,
+            options.device_wait,
+            lambda text: observer(Notice(text)),
+        )
         self._environment = targets.literal_environment(self._target)
         self._watch = neighbours.Watch(lambda: set())
         self._said: list[str] = []  # of what others did to the device
@@ -105,13 +114,19 @@ class _Probe:
         """Load, search, prove, report."""
         _require_tensorflow()
         self._check_backend()
-        if self._options.wait_for_idle is not None and self._device.kind == "gpu":
-            neighbours.wait_for_idle(
-                self._options.wait_for_idle,
-                self._device.indices,
-                os.environ,
-                on_wait=lambda text: self._observe(Notice(text)),
-            )
+        with self._lock:
+            self._started = time.monotonic()  # waiting for others takes nothing of our time
+            if self._options.wait_for_idle is not None and self._device.kind == "gpu":
+                neighbours.wait_for_idle(
+                    self._options.wait_for_idle,
+                    self._device.indices,
+                    os.environ,
+                    on_wait=lambda text: self._observe(Notice(text)),
+                )
+                self._started = time.monotonic()
+            return self._run(self._lock.held)
+
+    def _run(self, held: tuple[int, ...]) -> ProbeResult:
         with Crew(
             self._target,
             self._device,
@@ -119,6 +134,7 @@ class _Probe:
             environment=self._environment,
             observer=self._observe,
             deadline=self._started + self._options.total_timeout,
+            held=held,
         ) as crew:
             self._watch = neighbours.Watch(lambda: crew.pids)
             try:
@@ -191,16 +207,9 @@ class _Probe:
 
     def _prepare(self, crew: Crew) -> protocol.Prepared:
         try:
-            prepared = crew.prepare()
+            prepared = self._first_worker(crew)
         except OutOfTime:
             raise self._too_slow() from None
-        except DeviceError:
-            if not self._device.fallback:
-                raise
-            self._observe(Notice("TensorFlow sees no GPU: the CPU is probed instead."))
-            crew.bury_all()
-            self._device = crew.device = devices.cpu(self._device.budget_bytes)
-            prepared = crew.prepare()
         limits = (self._device.budget_bytes, prepared.user_limit_bytes, prepared.limit_bytes)
         self._budget = min(limit for limit in limits if limit)
         if prepared.user_limit_bytes is not None:  # the proof keeps it, search trials need not
@@ -224,6 +233,18 @@ class _Probe:
             Prepared(prepared.model, self._described, prepared.samples, prepared.prelude_seconds)
         )
         return prepared
+
+    def _first_worker(self, crew: Crew) -> protocol.Prepared:
+        try:
+            return crew.prepare()
+        except NoGpuError:
+            if not self._device.fallback:
+                raise
+            self._observe(Notice("TensorFlow sees no GPU: the CPU is probed instead."))
+            self._device = devices.cpu(self._device.budget_bytes)
+            crew.move_to(self._device)
+            self._lock.release()
+            return crew.prepare()
 
     def _plan(self, prepared: protocol.Prepared, crew: Crew) -> Plan:
         options = self._options
@@ -354,7 +375,13 @@ class _Probe:
                 *(f"While the probe ran, {said}; the search began anew." for said in self._said),
                 *neighbours.warnings(self._watch.neighbours),
                 *verdict.slowdown(search, size),
-                *verdict.warnings(prepared, self._budget, not_a_number=crew.not_a_number),
+                *verdict.warnings(
+                    prepared,
+                    self._budget,
+                    search.trials,
+                    proof_steps=options.proof_steps,
+                    not_a_number=crew.not_a_number,
+                ),
             ),
             seconds=round(time.monotonic() - self._started, 2),
             versions={**crew.versions, "autobatch": _version()},

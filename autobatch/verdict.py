@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autobatch import protocol
+from autobatch import leaks, protocol
 from autobatch.batch_search import Search
-from autobatch.crew import MEMORY, model_error
+from autobatch.endings import MEMORY, model_error
 from autobatch.errors import AutobatchError, NothingFitsError, WorkerError
 from autobatch.records import LimitedBy, LimitKind, Outcome, Trial
 from autobatch.sizes import LARGEST
@@ -14,6 +15,7 @@ from autobatch.units import format_bytes
 
 MUCH_SLOWER = 3.0  # times, of a sample at the answer: more than a busy machine makes of it
 LARGE_DATA = 0.2  # of the budget in use before the first step is worth a word
+MANY_STEPS = 1_000_000  # a leak that takes longer than this is not worth a word
 _KINDS = {
     Outcome.HOST_OUT_OF_MEMORY: LimitKind.HOST_MEMORY,
     Outcome.CRASHED: LimitKind.CRASH,
@@ -80,7 +82,9 @@ def _stopped_by(first: Trial, search: Search, size: int, bounds: Bounds) -> Limi
     else:
         why = f"{what} ended {first.outcome.replace('_', ' ')} ({first.why})"
     others = [t for t in search.trials if t.batch_size != size]
-    if kind is LimitKind.MODEL_ERROR and all(t.outcome is Outcome.FAILED for t in others):
+    smaller = any(t.batch_size < size for t in others)
+    failed = all(t.outcome is Outcome.FAILED for t in others)
+    if kind is LimitKind.MODEL_ERROR and smaller and failed:
         why += f"; no size but {size} could be trained: it seems baked into the model"
     return LimitedBy(kind, f"batch size {first.batch_size}: {why}")
 
@@ -129,9 +133,22 @@ def nothing(
 
 
 def warnings(
-    prepared: protocol.Prepared, budget_bytes: int, *, not_a_number: bool
+    prepared: protocol.Prepared,
+    budget_bytes: int,
+    trials: Sequence[Trial],
+    *,
+    proof_steps: int,
+    not_a_number: bool,
 ) -> tuple[str, ...]:
-    """Sentences that the user should read beside the answer."""
+    """Sentences that the user should read beside the answer.
+
+    Args:
+        prepared: What the first worker said.
+        budget_bytes: What the training may use.
+        trials: All of them.
+        proof_steps: Steps of a proof at its full size.
+        not_a_number: The loss was no number in some step.
+    """
     found = list(prepared.warnings)
     if prepared.resident_bytes > LARGE_DATA * budget_bytes:
         share = prepared.resident_bytes / budget_bytes
@@ -144,6 +161,7 @@ def warnings(
             "The loss was not a number (NaN) in some trial step. That does not change the "
             "memory, but the training will not learn."
         )
+    found += _leak(budget_bytes, trials, proof_steps)
     return tuple(found)
 
 
@@ -168,3 +186,22 @@ def slowdown(search: Search, size: int) -> tuple[str, ...]:
         "limit the device may use slower algorithms, or the driver the host's memory. If speed "
         f"matters more than size, probe with --max {best}.",
     )
+
+
+def _leak(budget_bytes: int, trials: Sequence[Trial], proof_steps: int) -> list[str]:
+    """The smallest size at which memory grew with each step, if there is one."""
+    for trial in sorted(trials, key=lambda t: t.batch_size):
+        # After a proof's whole batches come a smaller one and others.
+        peaks = trial.step_peak_bytes[: proof_steps if trial.proof else None]
+        rate = leaks.growth_per_step(peaks)
+        if rate is None:
+            continue
+        left = (budget_bytes - peaks[-1]) // rate
+        if left < MANY_STEPS:
+            return [
+                f"At batch size {trial.batch_size} memory grew with each step, by about "
+                f"{format_bytes(rate)}: a leak. Something keeps tensors of earlier steps, such as "
+                "a list that grows. At that rate the budget is used up after about "
+                f"{max(0, left) + len(peaks)} steps, whatever the batch size."
+            ]
+    return []

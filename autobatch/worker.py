@@ -1,34 +1,28 @@
 """The child process: a thin loop around the engine, request in, answer out.
 
-It is started by `launcher.Worker` with the numbers of two pipe ends, reads `protocol.Request`s
-from the one and writes `protocol.Answer`s to the other. Stdout and stderr belong to the user's
-model: nothing that is printed there can corrupt an answer. When the channel closes, the process
-ends at once, without running anything of the user's that waits for its end. When the parent dies,
-whatever kills it, the kernel kills this process too.
+Its warden (`autobatch.warden`) starts it with the numbers of two pipe ends. It reads
+`protocol.Request`s from the one and writes `protocol.Answer`s to the other. Stdout and stderr
+belong to the user's model: nothing that is printed there can corrupt an answer. When the channel
+closes, the process ends at once, without running anything of the user's that waits for its end.
+When the parent dies, whatever kills it, the warden kills this process.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import json
 import os
 import platform
-import signal
 import sys
-import threading
-import time
 import traceback
 from typing import NoReturn
 
 from autobatch import protocol
-from autobatch.errors import DeviceError
-
-_PR_SET_PDEATHSIG = 1
+from autobatch.errors import DeviceError, ModelError
 
 
-def main(read_fd: int, write_fd: int, parent_pid: int) -> NoReturn:
+def main(read_fd: int, write_fd: int) -> NoReturn:
     """Serve one parent until it closes the channel."""
-    _die_with(parent_pid)
     os.set_inheritable(read_fd, False)
     os.set_inheritable(write_fd, False)
     channel = protocol.Channel(read_fd, write_fd)
@@ -40,7 +34,7 @@ def main(read_fd: int, write_fd: int, parent_pid: int) -> NoReturn:
             from autobatch.engine import failures
 
             traceback.print_exc()
-            channel.send(failures.describe(_no_tensorflow(error), phase="importing"))
+            channel.send(failures.describe(error, phase="importing"))
             leave(1)
         request = channel.receive()
         if request is not None:
@@ -65,39 +59,59 @@ def leave(status: int) -> NoReturn:
 
 
 def _import() -> protocol.Imported:
-    import tensorflow as tf
+    """Import what the engine needs.
 
-    with contextlib.suppress(ImportError):  # a back end that is missing is told of later
-        import keras  # noqa: F401
-
+    Raises:
+        DeviceError: TensorFlow or Keras cannot be imported.
+        ModelError: Keras is set to another back end.
+    """
+    backend, origin = _keras_backend()
+    try:
+        import keras
+        import tensorflow as tf
+    except Exception as error:
+        if backend != "tensorflow":
+            but = f", which could not be imported ({_said(error)})"
+            raise _other_backend(backend, origin, but) from error
+        raise _no_tensorflow(error) from error
+    if keras.backend.backend() != "tensorflow":
+        raise _other_backend(keras.backend.backend(), origin)
     versions = {
         "python": platform.python_version(),
         "tensorflow": tf.__version__,
-        "keras": getattr(sys.modules.get("keras"), "__version__", "unknown"),
+        "keras": keras.__version__,
     }
     return protocol.Imported(versions=versions)
 
 
+def _keras_backend() -> tuple[str, str]:
+    """The back end that Keras will take, and where that is written."""
+    if named := os.environ.get("KERAS_BACKEND"):
+        return named, "the variable KERAS_BACKEND"
+    folder = os.environ.get("KERAS_HOME") or os.path.join(os.path.expanduser("~"), ".keras")
+    path = os.path.join(folder, "keras.json")
+    try:
+        with open(path, encoding="utf-8") as file:
+            return str(json.load(file)["backend"]), path
+    except (OSError, ValueError, KeyError, TypeError):
+        return "tensorflow", "Keras's default"
+
+
+def _other_backend(backend: str, origin: str, but: str = "") -> ModelError:
+    return ModelError(
+        f"Keras is set to the back end {backend!r} by {origin}{but}; autobatch measures "
+        "TensorFlow's memory. Where the model allows it, --backend tensorflow overrides that."
+    )
+
+
 def _no_tensorflow(error: Exception) -> DeviceError:
-    said = (str(error).strip().splitlines() or [""])[0][:300].rstrip(".")
     return DeviceError(
-        f"TensorFlow could not be imported ({type(error).__name__}: {said}). Try "
+        f"TensorFlow could not be imported ({_said(error)}). Try "
         f"{sys.executable} -c 'import tensorflow'; pip install 'keras-autobatch[cpu]' or "
         "'keras-autobatch[gpu]' installs a build of it."
     )
 
 
-def _die_with(parent_pid: int) -> None:
-    """Have the kernel kill this process when the parent's thread that started it ends."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    else:  # no such call there: look at the parent now and then
-
-        def watch() -> None:
-            while os.getppid() == parent_pid:
-                time.sleep(0.2)
-            os._exit(1)
-
-        threading.Thread(target=watch, daemon=True).start()
-    if os.getppid() != parent_pid:  # it died before the call above
-        os._exit(1)
+def _said(error: Exception) -> str:
+    line = (str(error).strip().splitlines() or [""])[0][:300].rstrip(".")
+    return f"{type(error).__name__}: {line}"

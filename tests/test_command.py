@@ -486,7 +486,8 @@ def test_workers_killed_by_others_are_survived_or_named():
     """First the one that waits for the proof, then the one that steps."""
     run = Running("--json", at="step")
     run.wait_for("napping")
-    search, proof = sorted(run.tree(), key=lambda p: p.create_time())
+    workers = [p for p in run.tree() if p.cmdline()[1] == "-u"]  # and not their wardens
+    search, proof = sorted(workers, key=lambda p: p.create_time())
     proof.kill()
     run.wait_for("batch 2: fits")
     search.kill()

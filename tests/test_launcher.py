@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Iterator
@@ -13,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from autobatch import launcher
+from autobatch import worker_process
 from autobatch.errors import WorkerError
-from autobatch.launcher import LOG_BYTES, Launcher, Worker, WorkerDied, WorkerTimedOut
+from autobatch.launcher import Launcher, WorkerDied, WorkerTimedOut
 from autobatch.protocol import DeviceRequest, Prepare, RunTrial, Stage, Target, TrialDone
+from autobatch.worker_process import LOG_BYTES, Worker
 
 HERE = Path(__file__).resolve().parent
 BOOT = (
@@ -56,7 +58,7 @@ def workers(
     nothing_left_open: None, monkeypatch: pytest.MonkeyPatch, output: Output
 ) -> Iterator[Launcher]:
     """A launcher whose workers do what `start` is told; nothing may be left of them."""
-    monkeypatch.setattr(launcher, "_BOOT", BOOT)
+    monkeypatch.setattr(worker_process, "_BOOT", BOOT)
     with Launcher(output) as made:
         yield made
     assert not alive(made)
@@ -349,7 +351,7 @@ def test_one_that_ignores_sigterm_is_killed(workers: Launcher, start: Start) -> 
     began = time.monotonic()
     assert workers.bury(worker, patience=0.1) == -signal.SIGKILL
     assert time.monotonic() - began < 5
-    assert not running(worker.process.pid)
+    assert not running(worker.pid)
 
 
 def test_one_that_does_not_watch_the_channel_gets_sigterm_first(
@@ -383,6 +385,84 @@ def test_the_whole_family_dies(workers: Launcher, start: Start, how: str) -> Non
     else:
         workers.bury(worker, patience=0.1)
     assert ends(grandchild)
+
+
+ESCAPES = """
+    import tempfile
+    deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); print(); time.sleep(600)"
+    def escape(deaf):
+        # A session of its own, nothing in the environment, and its parent is gone.
+        fork = f"import os, sys; os.fork() and os._exit(0); os.setsid(); print(os.getpid()); {deaf}"
+        child = subprocess.Popen([sys.executable, "-u", "-c", fork], stdout=subprocess.PIPE, env={})
+        child.wait()
+        pid = int(child.stdout.readline())
+        child.stdout.readline()
+        return pid
+    tempfile.mkdtemp()
+    say(f"{escape(deaf)} {escape(deaf)} {tempfile.mkstemp()[1]}")
+"""
+ENDS = {
+    "bury": "channel.receive()",
+    "deaf": "signal.signal(15, signal.SIG_IGN); time.sleep(600)",
+    "died": "os.kill(os.getpid(), signal.SIGKILL)",
+    "left": "os._exit(0)",
+    "warden killed": "os.kill(os.getppid(), signal.SIGKILL); time.sleep(600)",
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel")
+@pytest.mark.parametrize("end", ENDS)
+def test_nobody_and_nothing_escapes(workers: Launcher, start: Start, end: str) -> None:
+    """Whatever way the worker ends: no descendant of any session is left, and no file."""
+    if end == "warden killed":  # nobody adopts the orphans then; what they are marked by is left
+        program = textwrap.dedent(ESCAPES).replace(", env={}", "")
+    else:
+        program = textwrap.dedent(ESCAPES)
+    worker = start(f"{program}\n{ENDS[end]}")
+    *escaped, file = take(workers, worker).split()
+    folder = Path(file).parent
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert len(list(folder.iterdir())) == 2
+    if end in ("died", "left", "warden killed"):
+        with pytest.raises(WorkerDied):
+            workers.receive(worker, soon())
+    workers.bury(worker, patience=0.1)
+    assert not folder.exists()
+    assert worker.left == ()
+    assert worker.pid is not None
+    assert ends(worker.pid)
+    for pid in map(int, escaped):
+        assert ends(pid) if end == "warden killed" else not running(pid)
+
+
+def test_a_child_is_asked_before_it_is_killed(
+    workers: Launcher, start: Start, tmp_path: Path
+) -> None:
+    worker = start(
+        f"""
+        polite = "import signal, sys, time; signal.signal(15, lambda *_: (open({str(tmp_path)!r} "
+        polite += "+ '/bye', 'w').close(), sys.exit())); print(); time.sleep(600)"
+        child = subprocess.Popen([sys.executable, "-c", polite], stdout=subprocess.PIPE)
+        child.stdout.readline()
+        say("step")
+        os._exit(0)
+        """
+    )
+    assert take(workers, worker) == "step"
+    workers.bury(worker)
+    assert (tmp_path / "bye").exists()
+
+
+def test_what_a_lock_is_held_by_is_held_by_the_warden_and_not_the_worker(
+    workers: Launcher, start: Start, tmp_path: Path
+) -> None:
+    with open(tmp_path / "lock", "w") as lock:
+        workers.held = (lock.fileno(),)
+        worker = start(
+            "say(' '.join(os.path.realpath(f'/proc/{p}/fd/{n}') for p in "
+            "(os.getpid(), os.getppid()) for n in os.listdir(f'/proc/{p}/fd')))"
+        )
+        assert take(workers, worker).count(lock.name) == 1
 
 
 def test_a_grandchild_that_holds_the_pipes_does_not_keep_the_parent(
@@ -423,8 +503,8 @@ def test_a_worker_leads_a_session_of_its_own(workers: Launcher, start: Start) ->
     """So that Ctrl-C in the terminal reaches the parent alone."""
     worker = start("say(f'{os.getsid(0)} {os.getpgid(0)} {os.getpid()} {os.getppid()}')")
     session, group, pid, parent = map(int, take(workers, worker).split())
-    assert session == group == pid == worker.process.pid
-    assert parent == os.getpid()
+    assert session == group == pid == worker.pid
+    assert parent == worker.process.pid  # its warden
     assert session != os.getsid(0)
 
 
@@ -455,11 +535,40 @@ def test_an_executable_that_is_not_there_leaves_nothing(
         made.start("search", {})
 
 
+def test_descriptors_beyond_the_first_thousand_do(workers: Launcher, start: Start) -> None:
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limits[1] < 2048:
+        pytest.skip("may not open as many files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2048, limits[1]))
+    filled = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        worker = start("say(max(map(int, os.listdir('/proc/self/fd')))); time.sleep(600)")
+        assert int(take(workers, worker)) > 1024
+        assert workers.bury(worker, patience=0.1) == -signal.SIGTERM
+    finally:
+        for fd in filled:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_no_place_for_temporary_files_is_told(
+    nothing_left_open: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nowhere() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", nowhere)
+    with Launcher(lambda *_: None) as made, pytest.raises(WorkerError, match="Set TMPDIR"):
+        made.start("search", {})
+
+
 def test_pipes_keep_clear_of_the_standard_streams() -> None:
     """Where the caller closed them, their numbers are the next to be given out."""
     program = (
-        "import os; os.close(0); os.close(1); from autobatch import launcher; "
-        "ends = launcher._pipe(); os.write(2, repr(min(ends) >= 3).encode())"
+        "import os; os.close(0); os.close(1); from autobatch import worker_process as w; "
+        "ends = w._pipe(); os.write(2, repr(min(ends) >= 3).encode())"
     )
     ran = subprocess.run(
         [sys.executable, "-c", program], cwd=HERE.parent, stderr=subprocess.PIPE, timeout=LONG
@@ -471,36 +580,71 @@ def test_pipes_keep_clear_of_the_standard_streams() -> None:
 
 PARENT = """
 import os, sys, time
-from autobatch import launcher
-launcher._BOOT = {boot!r}
-program = '''
-from autobatch import worker
-worker._die_with(parent_pid)
-say(os.getpid())
-time.sleep(600)
-'''
+from autobatch import launcher, worker_process
+worker_process._BOOT = {boot!r}
+program = {program!r}
 with launcher.Launcher(lambda *_: None) as made:
     worker = made.start("search", {{**os.environ, "PROGRAM": program}})
-    print(made.receive(worker, time.monotonic() + 30).stage, flush=True)
+    print(made.receive(worker, time.monotonic() + 30).stage, worker.pid, flush=True)
+    {then}
     time.sleep(600)
+"""
+# It holds the interpreter's lock for ever: no thread of the worker's and no handler ever runs.
+C_LOOP = """
+import collections, itertools
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+collections.deque(itertools.repeat(0), maxlen=0)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel")
+@pytest.mark.parametrize("then", ["", "made.start('proof', {**os.environ, 'PROGRAM': 'say(1)'})"])
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_worker_dies_with_its_parent_whatever_kills_it(
-    nothing_left_open: None, sign: signal.Signals
+def test_all_die_with_the_parent_whatever_kills_it(
+    nothing_left_open: None, sign: signal.Signals, then: str, tmp_path: Path
 ) -> None:
+    program = textwrap.dedent(ESCAPES) + C_LOOP
     with subprocess.Popen(
-        [sys.executable, "-c", PARENT.format(boot=BOOT)],
+        [sys.executable, "-c", PARENT.format(boot=BOOT, program=program, then=then)],
+        cwd=HERE.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        text=True,
+    ) as parent:
+        assert parent.stdout is not None
+        *escaped, _, worker = parent.stdout.readline().split()
+        family = [int(worker), *map(int, escaped)]
+        assert all(map(running, family))
+        parent.send_signal(sign)
+        parent.wait(LONG)
+    assert all(map(ends, family))
+    deadline = soon()
+    while list(tmp_path.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel")
+def test_the_warden_sees_its_parent_die_though_a_fork_keeps_the_socket(
+    nothing_left_open: None,
+) -> None:
+    then = "child = os.fork(); child or time.sleep(600); print(child, flush=True)"
+    program = "say('step')" + C_LOOP
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT.format(boot=BOOT, program=program, then=then)],
         cwd=HERE.parent,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
     ) as parent:
         assert parent.stdout is not None
-        child = int(parent.stdout.readline())
-        assert running(child)
-        parent.send_signal(sign)
+        worker = int(parent.stdout.readline().split()[1])
+        fork = int(parent.stdout.readline())
+        parent.kill()
         parent.wait(LONG)
-    assert ends(child)
+    try:
+        assert ends(worker)
+        assert running(fork)
+    finally:
+        os.kill(fork, signal.SIGKILL)

@@ -15,8 +15,8 @@ from autobatch.records import GpuProcess
 from autobatch.units import GIB, MIB
 
 BUS = "0000:01:00.0"
-OURS = os.getpid()  # its session is ours, as a worker's is
-OTHER = 1  # and of process 1 it is not
+OURS = os.getpid()  # below what is ours, as a worker is below its warden
+OTHER = 1  # and process 1 is not
 
 
 def gpu(**processes_mib: int) -> Driver:
@@ -58,7 +58,7 @@ def machine() -> Machine:
 
 @pytest.fixture
 def watch(machine: Machine) -> Iterator[Watch]:
-    made = Watch(lambda: {OURS, os.getsid(OURS)}, machine.read)
+    made = Watch(lambda: {os.getppid()}, machine.read)
     yield made
     made.end()
 

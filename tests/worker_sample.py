@@ -11,7 +11,7 @@ import time
 from autobatch import protocol
 
 
-def main(read_fd: int, write_fd: int, parent_pid: int) -> None:
+def main(read_fd: int, write_fd: int) -> None:
     """Run the program, with a channel, like `worker.main`."""
     channel = protocol.Channel(read_fd, write_fd)
 
@@ -21,7 +21,6 @@ def main(read_fd: int, write_fd: int, parent_pid: int) -> None:
     names = {
         "channel": channel,
         "os": os,
-        "parent_pid": parent_pid,
         "protocol": protocol,
         "read_fd": read_fd,
         "say": say,

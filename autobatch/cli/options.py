@@ -79,7 +79,7 @@ _PROBE = (
     _option(
         "--headroom",
         metavar="SHARE|SIZE",
-        help="Least part of the budget to keep free, such as 5% or 512MiB.  [default: 3.5%; up "
+        help="Least part of the budget to keep free, such as 5% or 512MiB.  [default: 2.5%; up "
         "to 6% by the peaks' spread where no step could be replayed]",
     ),
     _option("--steps", type=int, help="Training steps of a trial near the answer.  [default: 4]"),
@@ -99,6 +99,12 @@ _PROBE = (
     ),
     _option(
         "--total-timeout", type=float, metavar="SECONDS", help="Of the probe.  [default: 3600]"
+    ),
+    _option(
+        "--device-wait",
+        type=float,
+        metavar="SECONDS",
+        help="For another probe on the same GPU to end.  [default: 600]",
     ),
     click.option(
         "--dataset-cap/--no-dataset-cap",

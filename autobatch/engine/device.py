@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from autobatch.errors import DeviceError
+from autobatch.errors import DeviceError, NoGpuError
 from autobatch.protocol import DeviceRequest
 from autobatch.units import MIB
 
@@ -78,6 +78,7 @@ def configure(request: DeviceRequest) -> None:
     """Set the devices up. Call it before anything touches a device.
 
     Raises:
+        NoGpuError: TensorFlow sees no GPU.
         DeviceError: There is no such GPU, or it cannot be set up any more.
     """
     if request.kind == "cpu":
@@ -85,7 +86,7 @@ def configure(request: DeviceRequest) -> None:
         return
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
-        raise DeviceError(
+        raise NoGpuError(
             "TensorFlow sees no GPU here. If the machine has one, autobatch devices says what is "
             "wrong (driver, CUDA libraries, a TensorFlow built without CUDA); or probe on the "
             "emulated device with --device cpu."

@@ -8,8 +8,6 @@ from autobatch import fragmentation
 from autobatch.engine.allocations import AllocationTrace
 from autobatch.engine.device import DeviceMemory
 
-SEEDS = (0, 1)  # one alone scatters by several per cent
-
 
 class StepTrace:
     """Traces one step of a training, between `start` and `needed_bytes`.
@@ -33,13 +31,8 @@ class StepTrace:
         """End without an answer, where the step may have died: the next trial traces anew."""
         self._trace.stop()
 
-    def needed_bytes(self, model: Any, enough_bytes: int | None = None) -> int | None:
-        """End, after the step, and replay it; None where the profiler does not serve.
-
-        Args:
-            model: What was trained.
-            enough_bytes: By how much it exceeds this need not be known.
-        """
+    def needed_bytes(self, model: Any) -> int | None:
+        """End, after a step of `model`, and replay it; None where the profiler does not serve."""
         traced = self._trace.stop()
         if traced is None:
             return None
@@ -52,21 +45,9 @@ class StepTrace:
         if data:
             kept = max(0, _variable_bytes(model) - found)
             resident = sum(data) + min(resident - sum(data), kept)
-        needed = 0
-        for seed in SEEDS:
-            needed = max(
-                needed,
-                fragmentation.needed_bytes(
-                    traced,
-                    resident_bytes=resident,
-                    residents=data,
-                    grows=self._memory.grows,
-                    seed=seed,
-                ),
-            )
-            if enough_bytes is not None and needed > enough_bytes:
-                break  # too much is too much
-        return needed
+        return fragmentation.needed_bytes(
+            traced, resident_bytes=resident, residents=data, grows=self._memory.grows
+        )
 
 
 def _variable_bytes(model: Any) -> int:

@@ -77,7 +77,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         self._memory.reset_peak()
         self._in_epoch += 1
         if self._trace is not None and len(self.peaks) == TRACED_STEP + 1:
-            self.needed_bytes = self._trace.needed_bytes(self.model, self._request.enough_bytes)
+            self.needed_bytes = self._trace.needed_bytes(self.model)
         limit = self._request.enough_bytes
         enough = limit is not None and len(self.peaks) > TRACED_STEP and self.peaks[-1] > limit
         if len(self.peaks) >= self._until or enough:
