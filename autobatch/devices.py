@@ -133,6 +133,15 @@ def gpu_identity(index: int) -> str:
     return f"gpu:{entry}" if entry.isdecimal() else entry  # a UUID, or a part of one
 
 
+def gpu_identities(indices: tuple[int, ...]) -> tuple[str, ...]:
+    """The same for several; where no numbers are given, for all that this process sees."""
+    if not indices:
+        with contextlib.suppress(DeviceError):
+            count = len(visible_devices.visible(nvml.read().gpus, os.environ).devices)
+            indices = tuple(range(count))
+    return tuple(gpu_identity(index) for index in indices or (0,))
+
+
 def gpu_memory_of(pid: int) -> int | None:
     """Bytes that the GPUs count for a process; None where none lists it, or cannot be read."""
     with contextlib.suppress(DeviceError):

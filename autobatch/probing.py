@@ -16,7 +16,7 @@ from autobatch import batch_search, devices, learning_rate, neighbours, protocol
 from autobatch.batch_search import Done, Plan, Search
 from autobatch.conversation import OutOfTime
 from autobatch.crew import Crew
-from autobatch.device_lock import DeviceLock
+from autobatch.device_lock import DeviceLocks
 from autobatch.endings import wrong_backend
 from autobatch.errors import (
     AutobatchError,
@@ -98,8 +98,8 @@ class _Probe:
         self._observe, self._options = observer, options
         self._target = targets.resolve(target, arguments, run_as=options.run_as)
         self._device = devices.choose(options)
-        self._lock = DeviceLock(
-            devices.gpu_identity(self._device.index) if self._device.kind == "gpu" else None,
+        self._lock = DeviceLocks(
+            devices.gpu_identities(self._device.indices) if self._device.kind == "gpu" else (),
             options.device_wait,
             lambda text: observer(Notice(text)),
         )

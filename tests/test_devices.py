@@ -277,6 +277,32 @@ def test_nvml_counts_gpus(nvml: Nvml, lines: tuple[str, ...], there: bool) -> No
     assert (done.stdout.strip(), done.stderr) == (str(there), "")
 
 
+@pytest.mark.parametrize(
+    ("visible", "indices", "names"),
+    [
+        (None, (0,), ["GPU-emulated-0"]),
+        (None, (), ["GPU-emulated-0", "GPU-emulated-1"]),
+        ("1,0", (0,), ["GPU-emulated-1"]),
+        ("GPU-emulated-1", (), ["GPU-emulated-1"]),
+        ("1", (3,), ["gpu:3"]),  # not there: said by TensorFlow, later
+    ],
+)
+def test_gpus_are_named_by_uuid_whatever_hides_and_orders_them(
+    nvml: Nvml,
+    monkeypatch: pytest.MonkeyPatch,
+    visible: str | None,
+    indices: tuple[int, ...],
+    names: list[str],
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    nvml.say(gpu(0, 512), gpu(1, 512))
+    code = f"from autobatch import devices; print(list(devices.gpu_identities({indices})))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == str(names), done.stderr
+
+
 @pytest.mark.usefixtures("no_pluggable")
 def test_a_library_of_devices_may_bring_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TF_PLUGGABLE_DEVICE_LIBRARY_PATH", "/lib/libgpu.so")
