@@ -59,8 +59,9 @@ class DeviceSettings:
 
         @functools.wraps(original)
         def call(devices: Any, *args: Any, **kwargs: Any) -> Any:
-            several = devices if isinstance(devices, (list, tuple)) else [devices]
-            kinds = {getattr(each, "device_type", None) for each in several}
+            # A device is a named tuple itself.
+            several = [devices] if hasattr(devices, "device_type") else devices
+            kinds = {getattr(each, "device_type", None) for each in several or ()}
             kinds |= {each for each in (*args, *kwargs.values()) if isinstance(each, str)}
             if "GPU" not in kinds or self._request.kind == "cpu":
                 return None if "GPU" in kinds else original(devices, *args, **kwargs)
