@@ -78,6 +78,11 @@ class Pool:
             self._list(tail)
         return chunk
 
+    @property
+    def full(self) -> bool:
+        """Whether not even the smallest request could be served."""
+        return not self._free and self._left < GRAIN
+
     def release(self, chunk: Chunk) -> None:
         """Give a chunk back, joined with its free neighbours."""
         for left, right in ((chunk, chunk.following), (chunk.preceding, chunk)):

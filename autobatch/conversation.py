@@ -64,6 +64,11 @@ class Conversation:
         self.versions: dict[str, str] = {}
 
     @property
+    def loaded(self) -> protocol.Prepared | None:
+        """What it said when it had loaded the target."""
+        return self._prepared
+
+    @property
     def is_dead(self) -> bool:
         """It has ended."""
         return self._worker.process.poll() is not None

@@ -55,6 +55,9 @@ class Crew:
         self._passed = 0  # the largest size that ran well
         self.not_a_number = False
         self.failed: protocol.Failed | None = None  # the last exception of a trial
+        self.prepared: protocol.Prepared | None = None
+        self.proving: protocol.Prepared | None = None  # what the last proof's worker found
+        self.pids: set[int] = set()  # of all workers' wardens so far
         self.versions: dict[str, str] = {}
 
     def __enter__(self) -> Crew:
@@ -90,7 +93,7 @@ class Crew:
                 f"({', '.join(prepared.environment)}), which TensorFlow reads when it is imported. "
                 "Set them before autobatch is called instead."
             )
-        self.versions = self._searcher.versions
+        self.versions, self.prepared = self._searcher.versions, prepared
         if self.device.kind == "cpu":  # a GPU's memory is the searching worker's for now
             self._standby.ask(self._request(PROOF))
         return prepared
@@ -135,6 +138,7 @@ class Crew:
         )
         try:
             worker = self._loaded(worker)
+            self.proving = worker.loaded
         except LoadingFailed as failure:
             if failure.outcome not in endings.MEMORY:
                 raise failure.error from None
@@ -167,6 +171,7 @@ class Crew:
             **self.device.environment(proof=role == PROOF),
         }
         worker = self._launcher.start(role, environment)
+        self.pids.add(worker.process.pid)
         return Conversation(self._launcher, worker, self.device.kind, self._observe, self._deadline)
 
     def _bury_searcher(self) -> None:

@@ -18,7 +18,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 
@@ -120,6 +120,47 @@ class DeviceLock:
                     f"most {self._patience:g} s (--device-wait)."
                 )
             time.sleep(POLL)
+
+
+class DeviceLocks:
+    """The locks of several devices, taken in one order whoever asks, so that none waits in a ring.
+
+    Args:
+        devices: Their identities; none for what needs no lock.
+        patience, tell, folder: See `DeviceLock`.
+    """
+
+    def __init__(
+        self,
+        devices: Iterable[str],
+        patience: float,
+        tell: Callable[[str], None],
+        folder: Path | None = None,
+    ) -> None:
+        names = sorted(set(devices))
+        self._locks = [DeviceLock(name, patience, tell, folder) for name in names]
+
+    @property
+    def held(self) -> tuple[int, ...]:
+        """The descriptors that hold them."""
+        return tuple(fd for lock in self._locks for fd in lock.held)
+
+    def __enter__(self) -> DeviceLocks:
+        try:
+            for lock in self._locks:
+                lock.__enter__()
+        except BaseException:
+            self.release()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Let go of all that are held."""
+        for lock in reversed(self._locks):
+            lock.release()
 
 
 def _own_folder() -> Path:

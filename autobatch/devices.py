@@ -1,4 +1,4 @@
-"""Which device a probe uses, and what it may spend there. The one door to pynvml."""
+"""Which device a probe uses, and what it may spend there."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from autobatch import nvml, visible_devices
 from autobatch.errors import DeviceError, UsageError
 from autobatch.options import DEVICES, ProbeOptions
 from autobatch.protocol import DeviceRequest
@@ -27,17 +27,24 @@ class DeviceChoice:
 
     Attributes:
         kind: `cpu` or `gpu`.
-        index: TensorFlow's number of the GPU.
+        indices: TensorFlow's numbers of the GPUs; none of them for those that a training sees.
         budget_bytes: What the training may use; None for all that the GPU's allocator has.
         search_bytes: What search trials may use; None likewise.
         fallback: There may be no GPU after all; the CPU will do then.
+        strategy: `mirrored`, where the probe is to put the model on several GPUs.
     """
 
     kind: str
-    index: int = 0
+    indices: tuple[int, ...] = ()
     budget_bytes: int | None = None
     search_bytes: int | None = None
     fallback: bool = False
+    strategy: str | None = None
+
+    @property
+    def index(self) -> int:
+        """TensorFlow's number of the first GPU."""
+        return self.indices[0] if self.indices else 0
 
     def environment(self, *, proof: bool) -> dict[str, str]:
         """Variables that a worker needs before TensorFlow is imported."""
@@ -57,8 +64,10 @@ class DeviceChoice:
         gpu = self.kind == "gpu"
         return DeviceRequest(
             kind=self.kind,
-            index=self.index,
+            indices=self.indices,
             limit_bytes=limit if gpu else None,
+            budget_bytes=self.budget_bytes if gpu else None,
+            strategy=self.strategy,
             fail_fast=gpu and not proof,
         )
 
@@ -70,13 +79,20 @@ def choose(options: ProbeOptions) -> DeviceChoice:
         UsageError: There is no such kind of device.
         DeviceError: The limit is more than the machine has.
     """
-    asked = re.fullmatch(r"(auto|cpu|gpu)(?::([0-9]+))?", options.device)
-    if asked is None or (asked[2] and asked[1] != "gpu"):
-        raise UsageError(f"device must be {DEVICES}; received {options.device!r}.")
+    asked = options.device
+    several = re.fullmatch(r"gpu:[0-9]+(?:,gpu:[0-9]+)*", asked)
+    indices = tuple(int(number) for number in re.findall(r"[0-9]+", asked)) if several else ()
+    if not (several or asked in ("auto", "cpu", "gpu")) or len(set(indices)) < len(indices):
+        raise UsageError(f"device must be {DEVICES}; received {asked!r}.")
     limit = parse_bytes(options.memory_limit, "memory_limit") if options.memory_limit else None
-    if asked[1] == "gpu" or (asked[1] == "auto" and gpu_may_be_there()):
-        fallback = asked[1] == "auto"
-        return DeviceChoice("gpu", int(asked[2] or 0), limit, None, fallback)
+    if asked.startswith("gpu") or (asked == "auto" and (options.strategy or gpu_may_be_there())):
+        fallback = asked == "auto" and options.strategy is None
+        return DeviceChoice("gpu", indices, limit, None, fallback, options.strategy)
+    if options.strategy:
+        raise UsageError(
+            f"strategy {options.strategy!r} spreads a model over GPUs; the device is {asked!r}. "
+            "Give --devices gpu:0,gpu:1, or leave the strategy out."
+        )
     return cpu(limit)
 
 
@@ -91,7 +107,7 @@ def cpu(limit_bytes: int | None) -> DeviceChoice:
     budget = limit_bytes if limit_bytes is not None else int(DEFAULT_SHARE * available)
     budget = max(MIB, budget // MIB * MIB)
     loose = min(max(LOOSENESS * budget, 2 * GIB), int(MOST_SHARE * available))
-    return DeviceChoice("cpu", 0, budget, max(budget, loose // MIB * MIB))
+    return DeviceChoice("cpu", (), budget, max(budget, loose // MIB * MIB))
 
 
 def gpu_may_be_there() -> bool:
@@ -99,8 +115,7 @@ def gpu_may_be_there() -> bool:
     if os.environ.get("TF_PLUGGABLE_DEVICE_LIBRARY_PATH"):
         return True
     try:
-        with _nvml() as nvml:
-            return int(nvml.nvmlDeviceGetCount()) > 0
+        return bool(nvml.read().gpus)
     except DeviceError:
         return False
 
@@ -108,25 +123,30 @@ def gpu_may_be_there() -> bool:
 def gpu_identity(index: int) -> str:
     """What names TensorFlow's GPU `index` for every process of this machine: its UUID if known."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    with contextlib.suppress(DeviceError):
+        seen = visible_devices.visible(nvml.read().gpus, os.environ).devices
+        if index < len(seen):
+            instance = seen[index].instance
+            return instance.uuid if instance is not None else seen[index].gpu.uuid
     entries = [each.strip() for each in visible.split(",")] if visible else []
     entry = entries[index] if index < len(entries) else str(index)
-    if not entry.isdecimal():
-        return entry  # a UUID, or a part of one
-    with contextlib.suppress(DeviceError), _nvml() as nvml:
-        return str(nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetHandleByIndex(int(entry))))
-    return f"gpu:{entry}"
+    return f"gpu:{entry}" if entry.isdecimal() else entry  # a UUID, or a part of one
+
+
+def gpu_identities(indices: tuple[int, ...]) -> tuple[str, ...]:
+    """The same for several; where no numbers are given, for all that this process sees."""
+    if not indices:
+        with contextlib.suppress(DeviceError):
+            count = len(visible_devices.visible(nvml.read().gpus, os.environ).devices)
+            indices = tuple(range(count))
+    return tuple(gpu_identity(index) for index in indices or (0,))
 
 
 def gpu_memory_of(pid: int) -> int | None:
     """Bytes that the GPUs count for a process; None where none lists it, or cannot be read."""
-    found: list[int] = []
-    with contextlib.suppress(DeviceError), _nvml() as nvml:
-        for index in range(nvml.nvmlDeviceGetCount()):
-            device = nvml.nvmlDeviceGetHandleByIndex(index)
-            for process in nvml.nvmlDeviceGetComputeRunningProcesses(device):
-                if process.pid == pid:
-                    found.append(int(process.usedGpuMemory or 0))
-    return sum(found) if found else None
+    with contextlib.suppress(DeviceError):
+        return nvml.memory_of(pid)
+    return None
 
 
 def identity(pci_address: str) -> tuple[str, str]:
@@ -134,31 +154,12 @@ def identity(pci_address: str) -> tuple[str, str]:
     if ":" not in pci_address:
         return "", ""
     try:
-        with _nvml() as nvml:
-            handle = nvml.nvmlDeviceGetHandleByPciBusId(pci_address.encode())
-            told = nvml.nvmlDeviceGetUUID(handle), nvml.nvmlSystemGetDriverVersion()
+        driver = nvml.read()
     except DeviceError:
         return "", ""
-    uuid, driver = (text.decode() if isinstance(text, bytes) else str(text) for text in told)
-    return uuid, driver
-
-
-@contextlib.contextmanager
-def _nvml() -> Iterator[Any]:
-    """The NVML library, brought up and let go again; its errors are ours."""
-    import pynvml  # late: `import autobatch` stays light
-
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
-        raise DeviceError(f"NVML could not be read: {error}.") from error
-    try:
-        yield pynvml
-    except pynvml.NVMLError as error:
-        raise DeviceError(f"NVML could not be read: {error}.") from error
-    finally:
-        with contextlib.suppress(pynvml.NVMLError):
-            pynvml.nvmlShutdown()
+    wanted = nvml.canonical_bus_id(pci_address)
+    uuids = [gpu.uuid for gpu in driver.gpus if gpu.bus_id == wanted]
+    return (uuids[0], driver.version) if uuids else ("", "")
 
 
 def memory_for_this_process() -> int:

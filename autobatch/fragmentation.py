@@ -103,6 +103,10 @@ def needed_bytes(
     return least + high * step
 
 
+class _NoHole(Exception):  # noqa: N818
+    """Every byte is given out, and what is too small to be replayed finds no chunk."""
+
+
 class Replay:
     """Steps of a training, ready to be replayed under any limit. The arguments: see `needed_bytes`.
 
@@ -128,6 +132,7 @@ class Replay:
         while len(self._kept) > MOST and fineness > COARSEST:
             fineness //= 2
             self._kept = _merged(whole, max(GRAIN, self.least // fineness))
+        self._small = len(self._kept) < len(whole)  # some were left out, and need a hole
         self._seed, self._numbers = seed, list(range(REPLAYS))
         self._events = self._in_order()
         traced = sum((a.start is not None) + (a.end is not None) for a in allocations)
@@ -176,7 +181,7 @@ class Replay:
                 for i in found:
                     if i not in live:
                         live[i] = pool.allocate(sizes[i])
-        except OutOfMemory:
+        except (OutOfMemory, _NoHole):
             return False
         return True
 
@@ -187,10 +192,19 @@ class Replay:
                     pool.release(live.pop(i))
                 continue
             size = self._kept[i].requested_bytes
+            soon = events[place + 1 : place + 1 + self._patience]
             try:
                 live[i] = pool.allocate(size)
+                # A chunk given out whole may have been the last: what is too small to be replayed
+                # finds none then. (So dies an XLA program whose one large buffer took all.)
+                if (
+                    self._small
+                    and pool.full
+                    and all(begins or other not in live for other, begins in soon)
+                ):
+                    raise _NoHole
             except OutOfMemory:
-                for other, starts in events[place + 1 : place + 1 + self._patience]:
+                for other, starts in soon:
                     if not starts and other in live:
                         pool.release(live.pop(other))
                         with suppress(OutOfMemory):

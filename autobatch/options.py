@@ -12,7 +12,8 @@ from autobatch.learning_rate import RULES
 from autobatch.sizes import LARGEST, SizeSpace
 from autobatch.units import parse_bytes, parse_share_or_bytes
 
-DEVICES = "auto, cpu, gpu or gpu:N"
+DEVICES = "auto, cpu, gpu, gpu:N or several of them such as gpu:0,gpu:1"
+STRATEGIES = ("mirrored",)
 
 # The command's names of options, where they are not the fields' own.
 FLAGS = {
@@ -35,7 +36,11 @@ class ProbeOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What a probe can be told; each field is an argument of `autobatch.probe`.
 
     Attributes:
-        device: `auto`, `cpu` (behind TensorFlow's GPU allocator), `gpu` or `gpu:N`.
+        device: `auto`, `cpu` (behind TensorFlow's GPU allocator), `gpu` (those that a training
+            sees), `gpu:N`, or several of them (`gpu:0,gpu:1`).
+        strategy: `mirrored` builds the model under a `tf.distribute.MirroredStrategy` over the
+            GPUs. A script that makes its own needs no such option.
+        wait_for_idle: Seconds to wait at most for other processes to leave the GPU.
         memory_limit: What the training may use, such as `'512MiB'`. Defaults to all that the
             GPU's allocator has; on the CPU to 80 % of the memory that this process may use.
         minimum, maximum: The smallest and largest batch size to consider.
@@ -75,6 +80,8 @@ class ProbeOptions(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     device: str = "auto"
+    strategy: str | None = None
+    wait_for_idle: float | None = None
     memory_limit: str | None = None
     minimum: int = 1
     maximum: int | None = None
@@ -136,7 +143,8 @@ class ProbeOptions(msgspec.Struct, frozen=True, kw_only=True):
                 raise UsageError(
                     f"{_named(name)} must be a whole number from 1 on; received {value}."
                 )
-        for name in ("timeout", "load_timeout", "total_timeout", "base_learning_rate"):
+        positive = ("timeout", "load_timeout", "total_timeout", "wait_for_idle")
+        for name in (*positive, "base_learning_rate"):
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise UsageError(f"{_named(name)} must be a positive number; received {value}.")
@@ -153,6 +161,7 @@ class ProbeOptions(msgspec.Struct, frozen=True, kw_only=True):
             "learning_rate_rule": ("auto", *RULES),
             "run_as": ("auto", "script", "module"),
             "backend": (None, "tensorflow"),
+            "strategy": (None, *STRATEGIES),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:

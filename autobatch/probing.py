@@ -7,12 +7,16 @@ import importlib.util
 import math
 import os
 import time
+from dataclasses import replace
 from typing import Any
+
+import msgspec
 
 from autobatch import (
     batch_search,
     devices,
     learning_rate,
+    neighbours,
     protocol,
     signature,
     targets,
@@ -21,10 +25,11 @@ from autobatch import (
 from autobatch.batch_search import Done, GiveUp, Plan, Search
 from autobatch.conversation import OutOfTime
 from autobatch.crew import Crew
-from autobatch.device_lock import DeviceLock
+from autobatch.device_lock import DeviceLocks
 from autobatch.endings import wrong_backend
 from autobatch.errors import (
     AutobatchError,
+    DeviceChangedError,
     DeviceError,
     NoGpuError,
     ProbeInterrupted,
@@ -44,7 +49,9 @@ from autobatch.records import (
     Trial,
 )
 from autobatch.sizes import LARGEST, SizeSpace
+from autobatch.units import format_bytes
 
+CHANGES = 2  # of the device until a probe gives up: each begins the search anew
 SMALL_STEPS = 3  # of a trial far from the answer: tracing and slots, then two steady ones
 NEAR = 0.5  # of the size aimed at: from here on fragmentation and scatter are wanted too
 DEFAULT_BASE_BATCH_SIZE = 32  # Keras's own
@@ -72,6 +79,7 @@ def probe(
         NothingFitsError: Even the smallest size ran out of memory.
         ModelError: The model could not be loaded, built or trained at any size.
         DeviceError: There is no usable device.
+        DeviceChangedError: Others kept taking or freeing the device's memory.
         WorkerError: Trials died or hung for a reason that is not known to be memory.
         StorageError: There is no place for temporary files.
         ProbeInterrupted: Ctrl-C.
@@ -92,6 +100,10 @@ def probe(
         run.keeper.close()
 
 
+class _Changed(Exception):  # noqa: N818 - ends a search, not the probe
+    """Others took or freed the device's memory."""
+
+
 class _Probe:
     def __init__(
         self, target: Any, arguments: tuple[str, ...], observer: Observer, options: ProbeOptions
@@ -100,12 +112,14 @@ class _Probe:
         self._observe, self._options = observer, options
         self._target = targets.resolve(target, arguments, run_as=options.run_as)
         self._device = devices.choose(options)
-        self._lock = DeviceLock(
-            devices.gpu_identity(self._device.index) if self._device.kind == "gpu" else None,
+        self._lock = DeviceLocks(
+            devices.gpu_identities(self._device.indices) if self._device.kind == "gpu" else (),
             options.device_wait,
             lambda text: observer(Notice(text)),
         )
         self._environment = targets.literal_environment(self._target)
+        self._watch = neighbours.Watch(lambda: set())
+        self._said: list[str] = []  # of what others did to the device
         self._proof: protocol.TrialDone | None = None
         self._proven: set[int] = set()  # by this probe's own proofs
         self._refuted: tuple[Trial, ...] = ()  # the proof that a cached answer did not pass
@@ -121,6 +135,14 @@ class _Probe:
         self._check_backend()
         with self._lock:
             self._started = time.monotonic()  # waiting for others takes nothing of our time
+            if self._options.wait_for_idle is not None and self._device.kind == "gpu":
+                neighbours.wait_for_idle(
+                    self._options.wait_for_idle,
+                    self._device.indices,
+                    os.environ,
+                    on_wait=lambda text: self._observe(Notice(text)),
+                )
+                self._started = time.monotonic()
             return self._run(self._lock.held)
 
     def _run(self, held: tuple[int, ...]) -> ProbeResult:
@@ -133,25 +155,69 @@ class _Probe:
             deadline=self._started + self._options.total_timeout,
             held=held,
         ) as crew:
-            prepared = self._prepare(crew)
-            self._learning_rates(1, prepared)  # refused before the search, not after it
-            plan = self._plan(prepared, crew)
-            self.search = Search(plan)
+            self._watch = neighbours.Watch(lambda: crew.pids)
             try:
-                earlier = self.keeper.begin(self._key(prepared, crew), plan)
-                end = self._proven_again(crew, earlier) or self._searched(crew, plan, earlier)
-            except OutOfTime:
-                end = self._out_of_time()
-            except WorkerError:
-                if self.search.proven not in self._proven:
-                    raise
-                end = Done(self.search.proven)
-            if not isinstance(end, Done):
-                raise verdict.nothing(self.search, end.last, self._budget, crew.failed)
-            result = self._result(end.batch_size, prepared, crew)
-            worth_keeping = not (self._hurried or self._recalled)
-            self.keeper.finish(result, prepared.model, self.search if worth_keeping else None)
-            return result
+                while True:
+                    try:
+                        return self._search(crew)
+                    except _Changed as change:
+                        self._begin_anew(crew, str(change))
+            finally:
+                self._watch.end()
+
+    def _search(self, crew: Crew) -> ProbeResult:
+        """One search, with the device as it is now."""
+        if self._device.kind == "gpu":
+            self._watch.begin()
+        prepared = self._prepare(crew)
+        self._learning_rates(1, prepared)  # refused before the search, not after it
+        plan = self._plan(prepared, crew)
+        self.search = Search(plan)
+        self._proven.clear()
+        try:
+            # What was kept is of the device as it was.
+            earlier = (
+                Earlier() if self._said else self.keeper.begin(self._key(prepared, crew), plan)
+            )
+            end = self._proven_again(crew, earlier) or self._searched(crew, plan, earlier)
+        except OutOfTime:
+            end = self._out_of_time()
+        except WorkerError:
+            self._check_device()
+            if self.search.proven not in self._proven:
+                raise
+            end = Done(self.search.proven)
+        if not isinstance(end, Done):
+            raise verdict.nothing(self.search, end.last, self._budget, crew.failed)
+        if self._device.kind == "gpu":
+            crew.bury_all()
+            if said := self._watch.changed_in_all():
+                raise _Changed(said)
+        result = self._result(end.batch_size, prepared, crew)
+        worth_keeping = not (self._hurried or self._recalled or self._said)
+        self.keeper.finish(result, prepared.model, self.search if worth_keeping else None)
+        return result
+
+    def _check_device(self) -> None:
+        """Whether the last trial says something of the device as it is."""
+        if said := self._watch.changed():
+            raise _Changed(said)
+
+    def _begin_anew(self, crew: Crew, said: str) -> None:
+        """Throw away what was measured on a device that is another one now."""
+        crew.bury_all()
+        crew.proving = None
+        self._said.append(said)
+        self._recalled, self._earlier, self._refuted = False, 0, ()
+        self.keeper.begin_anew()
+        if len(self._said) > CHANGES:
+            raise DeviceChangedError(
+                f"The device changed {len(self._said)} times while the probe ran: "
+                f"{'; '.join(self._said)}. Its memory is not the training's alone: end the other "
+                "programs, wait for them (--wait-for-idle), or set aside what they need with "
+                "--memory-limit."
+            )
+        self._observe(Notice(f"The device changed: {said}. Searching anew."))
 
     # -- before ------------------------------------------------------------------------------
 
@@ -167,13 +233,24 @@ class _Probe:
             prepared = self._first_worker(crew)
         except OutOfTime:
             raise self._too_slow() from None
-        self._budget = min(self._device.budget_bytes or prepared.limit_bytes, prepared.limit_bytes)
+        limits = (self._device.budget_bytes, prepared.user_limit_bytes, prepared.limit_bytes)
+        self._budget = min(limit for limit in limits if limit)
+        if prepared.user_limit_bytes is not None:  # the proof keeps it, search trials need not
+            self._device = crew.device = replace(self._device, budget_bytes=self._budget)
+        # Under the budget itself the allocator's peaks tell less.
+        self._tight = prepared.limit_bytes <= self._budget
         self._described = Device(
             name=prepared.device_name,
             kind=self._device.kind,
             index=self._device.index if self._device.kind == "gpu" else None,
             limit_bytes=prepared.limit_bytes,
             budget_bytes=self._budget,
+            replicas=prepared.replicas,
+            allocator=prepared.allocator,
+        )
+        self._watch.start(prepared.bus_ids)
+        self._described = msgspec.structs.replace(
+            self._described, neighbours=self._watch.neighbours
         )
         self._observe(
             Prepared(prepared.model, self._described, prepared.samples, prepared.prelude_seconds)
@@ -195,7 +272,8 @@ class _Probe:
     def _plan(self, prepared: protocol.Prepared, crew: Crew) -> Plan:
         options = self._options
         bounds = {"minimum": options.minimum, "maximum": options.maximum or LARGEST}
-        self._cap = prepared.samples if options.dataset_cap else None
+        samples = prepared.samples // prepared.replicas if prepared.samples else prepared.samples
+        self._cap = samples if options.dataset_cap else None
         if prepared.fixed_batch_size is not None:
             fixed = prepared.fixed_batch_size
             if not bounds["minimum"] <= fixed <= bounds["maximum"]:
@@ -220,7 +298,7 @@ class _Probe:
             limit_bytes=prepared.limit_bytes,
             precision=options.precision,
             headroom_bytes=options.headroom_bytes(self._budget),
-            usual_size=prepared.script_batch_size,
+            usual_size=(prepared.script_batch_size or 0) // prepared.replicas or None,
         )
 
     # -- what earlier probes left ------------------------------------------------------------
@@ -294,21 +372,36 @@ class _Probe:
         seasoned = model is not None and len(model.points) > 1
         near = seasoned and aim is not None and batch_size >= NEAR * aim
         steps = self._options.steps if near else min(SMALL_STEPS, self._options.steps)
-        return crew.measure(
+        trial = crew.measure(
             batch_size,
             steps=steps,
-            trace=near,
+            trace=near or self._tight,
             enough_bytes=self._budget,
         )
+        self._check_device()
+        return msgspec.structs.replace(trial, tight=self._tight)
 
     def _prove(self, crew: Crew, batch_size: int) -> Trial:
         self._observe(TrialStarted(batch_size, proof=True))
         trial, done = crew.prove(batch_size)
+        self._check_device()
+        self._check_limit(crew)
         if done is not None:
             self._proof = done
         if trial.outcome is Outcome.FITS:
             self._proven.add(batch_size)
         return trial
+
+    def _check_limit(self, crew: Crew) -> None:
+        """Whether the proof's process could use what the search's could, by TensorFlow's word."""
+        if self._device.kind != "gpu" or crew.proving is None or crew.prepared is None:
+            return
+        there, then = crew.proving.limit_bytes, crew.prepared.limit_bytes
+        if self._device.budget_bytes is None and abs(there - then) > neighbours.LEAST_CHANGE:
+            raise _Changed(
+                f"a training could use {format_bytes(then)} when the search began, and "
+                f"{format_bytes(there)} when its answer was to be proven"
+            )
 
     def _on_trial(self, search: Search) -> None:
         self.keeper.add(search.trials[-1])
@@ -343,11 +436,12 @@ class _Probe:
         measured = [t for t in passed if not t.proof] or passed
         proof = next(t for t in reversed(passed) if t.proof)
         assert self._proof is not None
-        rates = self._learning_rates(size, prepared)
+        whole = size * prepared.replicas
+        rates = self._learning_rates(whole, prepared)
         main = rates[0] if rates else None
         return ProbeResult(
             batch_size=size,
-            global_batch_size=size,
+            global_batch_size=whole,
             learning_rate=main.learning_rate if main else None,
             learning_rate_rule=main.rule if main else None,
             learning_rate_schedule=main.schedule if main else None,
@@ -359,8 +453,8 @@ class _Probe:
             peak_bytes=max((t.peak_bytes for t in measured if t.peak_bytes), default=None),
             needed_bytes=max((t.needed_bytes for t in measured if t.needed_bytes), default=None),
             headroom_bytes=search.headroom_bytes,
-            samples_per_second=proof.samples_per_second,
-            steps_per_epoch=math.ceil(prepared.samples / size) if prepared.samples else None,
+            samples_per_second=_times(proof.samples_per_second, prepared.replicas),
+            steps_per_epoch=math.ceil(prepared.samples / whole) if prepared.samples else None,
             proof=Proof(
                 kind=ProofKind.FRESH_PROCESS,
                 steps=options.proof_steps,
@@ -371,6 +465,9 @@ class _Probe:
             trials=(*self._refuted, *search.trials),
             earlier_trials=self._earlier,
             warnings=(
+                *(f"While the probe ran, {said}; the search began anew." for said in self._said),
+                *neighbours.warnings(self._watch.neighbours),
+                *verdict.slowdown(search, size),
                 *verdict.warnings(
                     prepared,
                     self._budget,
@@ -416,6 +513,10 @@ def _require_tensorflow() -> None:
             "TensorFlow is not installed here. Take the build for this machine: "
             "pip install 'keras-autobatch[gpu]' or pip install 'keras-autobatch[cpu]'."
         )
+
+
+def _times(rate: float | None, replicas: int) -> float | None:
+    return None if rate is None else rate * replicas
 
 
 def _version() -> str:

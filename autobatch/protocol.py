@@ -53,15 +53,19 @@ class DeviceRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         kind: `gpu`, or `cpu` (the environment then holds its limit).
-        index: TensorFlow's number of the GPU.
-        limit_bytes: Limit of the GPU's allocator; None for all that TensorFlow gives itself.
+        indices: TensorFlow's numbers of the GPUs; none of them for those that a training sees.
+        limit_bytes: Limit of each GPU's allocator; None for all that TensorFlow gives itself.
+        budget_bytes: What the training may use of each; None for the allocator's limit.
+        strategy: `mirrored`, to build the model under a `MirroredStrategy` over the GPUs.
         fail_fast: Raise an OOM at once rather than after the 10 s that TensorFlow waits for
             memory to come back.
     """
 
     kind: str
-    index: int = 0
+    indices: tuple[int, ...] = ()
     limit_bytes: int | None = None
+    budget_bytes: int | None = None
+    strategy: str | None = None
     fail_fast: bool = False
 
 
@@ -82,7 +86,7 @@ class RunTrial(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Train for some steps at one batch size.
 
     Attributes:
-        batch_size: Samples a step.
+        batch_size: Samples a step, of one replica.
         steps: Training steps.
         validation: Validate afterwards.
         proof: Also run what else a training does: a smaller last batch, and the beginning of a
@@ -157,6 +161,10 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         warnings: Sentences the user should read.
         prelude_seconds: What loading took.
         signature: What was loaded; None where it cannot be told.
+        replicas: Copies of the model that train at once, each on a device of its own.
+        user_limit_bytes: A memory limit that the user's code sets on a GPU.
+        allocator: The GPU's, and whether it grows; empty for the CPU.
+        bus_ids: PCI bus ids of the GPUs in use, as far as TensorFlow tells them.
     """
 
     model: str
@@ -172,6 +180,10 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     warnings: tuple[str, ...] = ()
     prelude_seconds: float = 0.0
     signature: Signature | None = None
+    replicas: int = 1
+    user_limit_bytes: int | None = None
+    allocator: str = ""
+    bus_ids: tuple[str, ...] = ()
 
 
 class TrialDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):

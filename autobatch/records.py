@@ -73,6 +73,8 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
         needed_bytes: The least limit under which replays of a step's allocations survive,
             fragmentation counted; None where the step was not traced.
         step_seconds: Wall time of each step; the first includes tracing and compiling.
+        tight: It ran under the budget itself. The allocator hands out a free chunk whole where
+            little would be left over, so that its peaks then tell less than `needed_bytes`.
         why: The evidence for an outcome other than `fits`, in one line.
         phase: What the worker was doing when it ended otherwise than well.
         proof: It ran in a fresh process under the real limit.
@@ -86,6 +88,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     resident_bytes: int | None = None
     needed_bytes: int | None = None
     step_seconds: tuple[float, ...] = ()
+    tight: bool = False
     why: str | None = None
     phase: str | None = None
     proof: bool = False
@@ -93,11 +96,15 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def step_bytes(self) -> int | None:
         """What a step asks of a device: its peak, and with fragmentation `needed_bytes`."""
+        if self.tight and self.needed_bytes is not None:
+            return self.needed_bytes
         return max(self.needed_bytes or 0, self.peak_bytes or 0) or None
 
     @property
     def required_bytes(self) -> int | None:
         """What a training at this size asks of a device: a step, and what is outside of steps."""
+        if self.tight and self.needed_bytes is not None:
+            return self.needed_bytes
         return max(self.step_bytes or 0, self.other_peak_bytes or 0) or None
 
     @property
@@ -116,15 +123,33 @@ class LimitedBy(msgspec.Struct, frozen=True):
     evidence: str
 
 
+class GpuProcess(msgspec.Struct, frozen=True, kw_only=True):
+    """A process that holds memory of a GPU, as NVML tells it.
+
+    Attributes:
+        pid: Its number, as the driver sees it.
+        name: Of its program; empty where it cannot be told.
+        used_bytes: Of the GPU's memory; None where the driver does not say.
+    """
+
+    pid: int
+    name: str = ""
+    used_bytes: int | None = None
+
+
 class Device(msgspec.Struct, frozen=True, kw_only=True):
     """Where the trials ran.
 
     Attributes:
         name: What it is called, for a person.
         kind: `gpu`, or `cpu` for the CPU behind TensorFlow's GPU allocator.
-        index: TensorFlow's number of the GPU; None for the CPU.
+        index: TensorFlow's number of the GPU, of the first one of several; None for the CPU.
         limit_bytes: What the allocator could hand out in the search's trials.
         budget_bytes: What the training may use: what the proof's allocator was limited to.
+        replicas: How many of them train at once, each with a copy of the model; the one with the
+            least room then decides.
+        allocator: The GPU's, and whether it grows as it needs memory; empty for the CPU.
+        neighbours: Other processes on the device when the probe began.
     """
 
     name: str
@@ -132,6 +157,9 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     index: int | None = None
     limit_bytes: int
     budget_bytes: int
+    replicas: int = 1
+    allocator: str = ""
+    neighbours: tuple[GpuProcess, ...] = ()
 
 
 class Proof(msgspec.Struct, frozen=True, kw_only=True):

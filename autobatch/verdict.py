@@ -13,6 +13,7 @@ from autobatch.records import LIMIT_OF, LimitedBy, LimitKind, Outcome, Trial
 from autobatch.sizes import LARGEST
 from autobatch.units import format_bytes
 
+MUCH_SLOWER = 3.0  # times, of a sample at the answer: more than a busy machine makes of it
 LARGE_DATA = 0.2  # of the budget in use before the first step is worth a word
 MANY_STEPS = 1_000_000  # a leak that takes longer than this is not worth a word
 
@@ -156,6 +157,29 @@ def warnings(
         )
     found += _leak(budget_bytes, trials, proof_steps)
     return tuple(found)
+
+
+def slowdown(search: Search, size: int) -> tuple[str, ...]:
+    """Whether a sample takes much longer at the answer than at smaller sizes.
+
+    So it goes where a convolution finds no room for its workspace and takes a slower algorithm,
+    and where a driver spills into the host's memory (WSL, Windows), so that nothing ever fails.
+    """
+    rates = {t.batch_size: t.samples_per_second for t in search.trials if t.samples_per_second}
+    proofs = [t.samples_per_second for t in search.trials if t.proof and t.batch_size == size]
+    rate = next((each for each in reversed(proofs) if each), None)
+    near = {b: each for b, each in rates.items() if size / 8 <= b < size and each}
+    if rate is None or not near:
+        return ()
+    best = max(near, key=lambda each: near[each])
+    times = near[best] / rate
+    if times < MUCH_SLOWER:
+        return ()
+    return (
+        f"A sample takes {times:.1f} times as long at batch size {size} as at {best}: near its "
+        "limit the device may use slower algorithms, or the driver the host's memory. If speed "
+        f"matters more than size, probe with --max {best}.",
+    )
 
 
 def _leak(budget_bytes: int, trials: Sequence[Trial], proof_steps: int) -> list[str]:

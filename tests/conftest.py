@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from nvml_stand_in.build import Nvml
 
 # Everyone runs the same examples, on machines that may be busy; AUTOBATCH_TEST_RANDOM=1 looks for
 # new ones, AUTOBATCH_TEST_EXAMPLES multiplies the number of them.
@@ -57,3 +58,36 @@ def nothing_left_open() -> Iterator[None]:
     assert open_files() == before
     with pytest.raises(ChildProcessError):  # no child left, not even one that nobody waited for
         os.waitpid(-1, os.WNOHANG)
+
+
+@pytest.fixture
+def emulated_gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Gives processes that the test starts emulated GPUs: `emulated_gpu(512)` one of 512 MiB."""
+    from emulated_gpu import build
+
+    try:
+        build.library()
+    except build.CannotBuild as error:
+        pytest.skip(str(error))
+
+    def give(memory_mib: int | str = 1024, count: int = 1, **variables: str) -> None:
+        for name, value in {**build.environment(memory_mib, count), **variables}.items():
+            monkeypatch.setenv(name, value)
+
+    return give
+
+
+@pytest.fixture
+def nvml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Nvml:
+    """A driver for processes that the test starts; emulated GPUs tell it what they use."""
+    from emulated_gpu.build import CannotBuild
+
+    made = Nvml(tmp_path / "nvml")
+    made.folder.mkdir()
+    try:
+        variables = made.environment
+    except CannotBuild as error:
+        pytest.skip(str(error))
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    return made

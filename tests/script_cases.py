@@ -14,9 +14,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from autobatch.engine import dataset_chain, failures, optimizers, script, training
+from autobatch.engine import dataset_chain, device_settings, failures, optimizers, script, training
 from autobatch.engine.batches import ArrayBatches, DatasetBatches
 from autobatch.engine.iterable_batches import IterableBatches
+from autobatch.protocol import DeviceRequest
 
 Dataset = tf.data.Dataset
 SEEN: dict[str, Any] = {}
@@ -183,7 +184,7 @@ SEEN["earlier_fit"] = [sizes, history.epoch]
 
 # -- the script's wishes for the GPU, which TensorFlow would refuse beside a memory limit
 
-script.keep_devices()
+device_settings.DeviceSettings(DeviceRequest(kind="cpu")).install()
 gpu = SimpleNamespace(device_type="GPU")
 SEEN["gpu_settings"] = [
     tf.config.experimental.set_memory_growth(gpu, True),

@@ -12,7 +12,7 @@ import pytest
 
 import autobatch
 from autobatch import device_lock, devices
-from autobatch.device_lock import DeviceLock
+from autobatch.device_lock import DeviceLock, DeviceLocks
 from autobatch.errors import DeviceError
 from autobatch.events import Notice
 
@@ -166,3 +166,16 @@ def test_the_folder_is_the_users_own(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     with DeviceLock("GPU-0", 0, pytest.fail):
         assert (tmp_path / "autobatch" / "GPU-0.lock").exists()
+
+
+def test_several_devices_are_held_all_or_none(
+    folder: Path, holder: Callable[..., subprocess.Popen[str]]
+) -> None:
+    holder(device="GPU-2")
+    with DeviceLocks(("GPU-3", "GPU-1", "GPU-3"), 0, pytest.fail, folder) as locks:
+        assert len(locks.held) == 2
+    with pytest.raises(DeviceError, match="GPU-2 is in use by another probe"):
+        DeviceLocks(("GPU-2", "GPU-1"), 0, lambda _: None, folder).__enter__()
+    with DeviceLocks(("GPU-1",), 0, pytest.fail, folder):  # let go of again
+        pass
+    assert DeviceLocks((), 0, pytest.fail, folder).held == ()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
 import pytest
+from nvml_stand_in.build import Nvml, gpu
 
 from autobatch import devices
 from autobatch.devices import DeviceChoice, choose, cpu, gpu_may_be_there, memory_for_this_process
@@ -156,7 +158,7 @@ def test_the_cpus_budget_and_what_search_trials_may_use(
     machine: Machine, free: int, limit: int | None, budget: int, search: int
 ) -> None:
     machine.free = free
-    assert cpu(limit) == DeviceChoice("cpu", 0, budget, search)
+    assert cpu(limit) == DeviceChoice("cpu", (), budget, search)
 
 
 def test_a_limit_above_what_is_there_is_refused_with_both(machine: Machine) -> None:
@@ -172,19 +174,25 @@ def test_a_limit_above_what_is_there_is_refused_with_both(machine: Machine) -> N
 
 
 @pytest.mark.parametrize(
-    ("device", "index", "fallback"),
-    [("gpu", 0, False), ("gpu:0", 0, False), ("gpu:3", 3, False), ("auto", 0, True)],
+    ("device", "indices", "fallback"),
+    [
+        ("gpu", (), False),
+        ("gpu:0", (0,), False),
+        ("gpu:3", (3,), False),
+        ("gpu:2,gpu:0", (2, 0), False),
+        ("auto", (), True),
+    ],
 )
 def test_a_gpu(
     machine: Machine,
     monkeypatch: pytest.MonkeyPatch,
     device: str,
-    index: int,
+    indices: tuple[int, ...],
     fallback: bool,
 ) -> None:
     monkeypatch.setattr(devices, "gpu_may_be_there", lambda: True)
     chosen = choose(ProbeOptions(device=device, memory_limit="6GiB"))
-    assert (chosen.kind, chosen.index, chosen.fallback) == ("gpu", index, fallback)
+    assert (chosen.kind, chosen.indices, chosen.fallback) == ("gpu", indices, fallback)
     assert chosen.budget_bytes == 6 * GIB
 
 
@@ -194,6 +202,12 @@ def test_automatic_without_a_gpu_is_the_cpu(
     monkeypatch.setattr(devices, "gpu_may_be_there", lambda: False)
     assert choose(ProbeOptions()).kind == "cpu"
     assert not choose(ProbeOptions()).fallback
+
+
+@pytest.mark.parametrize("device", ["gpu:0,gpu:0", "gpu:0,1", "gpu:0,cpu", "gpu:0,"])
+def test_several_devices_are_different_gpus(machine: Machine, device: str) -> None:
+    with pytest.raises(UsageError):
+        choose(ProbeOptions(device=device))
 
 
 @pytest.mark.parametrize(
@@ -215,7 +229,7 @@ def test_a_bad_limit_is_refused_by_name(machine: Machine) -> None:
 
 
 def test_the_cpus_limit_is_in_the_environment() -> None:
-    chosen = DeviceChoice("cpu", 0, 512 * MIB, 2 * GIB)
+    chosen = DeviceChoice("cpu", (), 512 * MIB, 2 * GIB)
     for proof, limit in ((True, "512"), (False, "2048")):
         assert chosen.environment(proof=proof) == {
             "TF_CPU_ALLOCATOR_USE_BFC": "true",
@@ -227,10 +241,11 @@ def test_the_cpus_limit_is_in_the_environment() -> None:
 
 
 def test_a_gpus_limit_is_in_the_request() -> None:
-    chosen = DeviceChoice("gpu", 2, 6 * GIB, 7 * GIB)
+    chosen = DeviceChoice("gpu", (2,), 6 * GIB, 7 * GIB)
     assert chosen.environment(proof=True) == chosen.environment(proof=False) == {}
     proof, search = chosen.request(proof=True), chosen.request(proof=False)
-    assert (proof.kind, proof.index, proof.limit_bytes) == ("gpu", 2, 6 * GIB)
+    assert (proof.kind, proof.indices, proof.limit_bytes) == ("gpu", (2,), 6 * GIB)
+    assert search.budget_bytes == proof.budget_bytes == 6 * GIB
     assert search.limit_bytes == 7 * GIB
     # the proof keeps TensorFlow's own waiting for memory, as training does
     assert search.fail_fast
@@ -240,29 +255,6 @@ def test_a_gpus_limit_is_in_the_request() -> None:
 # -- is there a GPU? -----------------------------------------------------------------------------
 
 
-class Nvml:
-    """pynvml, as far as it is used."""
-
-    class NVMLError(Exception):
-        pass
-
-    def __init__(self, count: int, broken: str = "") -> None:
-        self.count, self.broken, self.up = count, broken, 0
-
-    def nvmlInit(self) -> None:
-        if self.broken == "init":
-            raise self.NVMLError("no driver")
-        self.up += 1
-
-    def nvmlShutdown(self) -> None:
-        self.up -= 1
-
-    def nvmlDeviceGetCount(self) -> int:
-        if self.broken == "count":
-            raise self.NVMLError("unknown error")
-        return self.count
-
-
 @pytest.fixture
 def no_pluggable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TF_PLUGGABLE_DEVICE_LIBRARY_PATH", raising=False)
@@ -270,19 +262,48 @@ def no_pluggable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_pluggable")
 @pytest.mark.parametrize(
-    ("nvml", "there"),
-    [(Nvml(0), False), (Nvml(2), True), (Nvml(2, "init"), False), (Nvml(2, "count"), False)],
+    ("lines", "there"),
+    [
+        ((), False),
+        ((gpu(0, 512), gpu(1, 512)), True),
+        ((gpu(0, 512), "fail call=nvmlInitWithFlags code=9"), False),
+        ((gpu(0, 512), "fail call=nvmlDeviceGetCount_v2 code=999"), False),
+    ],
 )
-def test_nvml_counts_gpus_and_is_let_go(
-    monkeypatch: pytest.MonkeyPatch, nvml: Nvml, there: bool
+def test_nvml_counts_gpus(nvml: Nvml, lines: tuple[str, ...], there: bool) -> None:
+    nvml.say(*lines)
+    code = "from autobatch import devices; print(devices.gpu_may_be_there())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.stdout.strip(), done.stderr) == (str(there), "")
+
+
+@pytest.mark.parametrize(
+    ("visible", "indices", "names"),
+    [
+        (None, (0,), ["GPU-emulated-0"]),
+        (None, (), ["GPU-emulated-0", "GPU-emulated-1"]),
+        ("1,0", (0,), ["GPU-emulated-1"]),
+        ("GPU-emulated-1", (), ["GPU-emulated-1"]),
+        ("1", (3,), ["gpu:3"]),  # not there: said by TensorFlow, later
+    ],
+)
+def test_gpus_are_named_by_uuid_whatever_hides_and_orders_them(
+    nvml: Nvml,
+    monkeypatch: pytest.MonkeyPatch,
+    visible: str | None,
+    indices: tuple[int, ...],
+    names: list[str],
 ) -> None:
-    monkeypatch.setitem(sys.modules, "pynvml", nvml)
-    assert gpu_may_be_there() is there
-    assert nvml.up == 0
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    nvml.say(gpu(0, 512), gpu(1, 512))
+    code = f"from autobatch import devices; print(list(devices.gpu_identities({indices})))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == str(names), done.stderr
 
 
 @pytest.mark.usefixtures("no_pluggable")
 def test_a_library_of_devices_may_bring_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pynvml", Nvml(0))
     monkeypatch.setenv("TF_PLUGGABLE_DEVICE_LIBRARY_PATH", "/lib/libgpu.so")
     assert gpu_may_be_there()

@@ -138,3 +138,14 @@ def test_pool_grows_by_doubling_regions():
 
 def test_pool_rounds_to_the_grain():
     assert Pool(MIB, grows=False).allocate(1).size == GRAIN
+
+
+def test_a_chunk_given_out_whole_leaves_nothing_for_the_smallest() -> None:
+    """So dies an XLA program: its one large buffer takes all, and four bytes are then too many."""
+    large = Allocation(100 * MIB, 0, 40)
+    small = [Allocation(4, start, start + 2) for start in range(1, 30, 3)]
+    limit = 180 * MIB  # 80 MiB would be left over: too little to be split off
+    assert Replay([large]).survives(limit, grows=False)
+    assert not Replay([large, *small]).survives(limit, grows=False)
+    assert Replay([large, *small]).survives(240 * MIB, grows=False)  # split off: 140 MiB
+    assert needed_bytes([large, *small], grows=False) > 199 * MIB

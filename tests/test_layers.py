@@ -40,7 +40,11 @@ ROOMS = [
     "journal",
     "result_cache",
     "targets",
+    "nvml",
+    "visible_devices",
+    "neighbours",
     "devices",
+    "survey",
     "device_lock",
     "warden",
     "worker_process",
@@ -79,6 +83,9 @@ TOP = {
     "journal": {"msgspec"},
     "result_cache": {"msgspec"},
     "engine": {"tensorflow", "keras", "numpy", "cloudpickle", "msgspec"},
+    "nvml": {"msgspec"},
+    "survey": {"msgspec"},
+    "probing": {"msgspec"},
     "own_search": {"msgspec"},
     "run_plan": {"msgspec"},
     "run_main": {"msgspec"},
@@ -88,7 +95,9 @@ TOP = {
 }
 LATE = {
     "targets": {"keras", "cloudpickle"},  # a live model is there only if Keras is, too
-    "devices": {"pynvml", "psutil"},
+    "nvml": {"pynvml"},
+    "devices": {"psutil"},
+    "neighbours": {"psutil"},
     "worker": {"tensorflow", "keras"},
     "function_worker": {"cloudpickle"},
     "engine": {"msgspec"},

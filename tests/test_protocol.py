@@ -54,7 +54,8 @@ targets = st.builds(
 device_requests = st.builds(
     DeviceRequest,
     kind=st.sampled_from(["cpu", "gpu"]),
-    index=st.integers(0, 9),
+    indices=st.lists(st.integers(0, 9), max_size=3).map(tuple),
+    strategy=st.sampled_from([None, "mirrored"]),
     limit_bytes=st.none() | counts,
     fail_fast=st.booleans(),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from autobatch.cli.cache import cache
+from autobatch.cli.devices import devices
 from autobatch.cli.group import Commands
 from autobatch.cli.probe import probe
 from autobatch.cli.run import run
@@ -20,5 +21,5 @@ def main() -> None:
     learning rate to it."""
 
 
-for _command in (probe, run, scale_lr, cache):
+for _command in (probe, run, devices, scale_lr, cache):
     main.add_command(_command)

@@ -29,7 +29,25 @@ def _option(*names: str, **settings: Any) -> Callable[[_F], _F]:
 
 
 _PROBE = (
-    _option("--device", metavar="DEVICE", help="auto, cpu, gpu or gpu:N.  [default: auto]"),
+    _option(
+        "--device",
+        "--devices",
+        "device",
+        metavar="DEVICE",
+        help="auto, cpu, gpu, gpu:N, or several such as gpu:0,gpu:1.  [default: auto]",
+    ),
+    _option(
+        "--strategy",
+        metavar="NAME",
+        help="mirrored builds the model under a MirroredStrategy over the GPUs.  [default: what "
+        "the script makes]",
+    ),
+    _option(
+        "--wait-for-idle",
+        type=float,
+        metavar="SECONDS",
+        help="Wait so long at most for other processes to leave the GPU.  [default: no waiting]",
+    ),
     _option(
         "--memory-limit",
         metavar="SIZE",

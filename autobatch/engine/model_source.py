@@ -16,6 +16,7 @@ import keras
 
 from autobatch.engine import script, synthetic, training
 from autobatch.engine.batches import synthetic_batches
+from autobatch.engine.device_settings import DeviceSettings
 from autobatch.errors import ModelError, UsageError
 from autobatch.protocol import Prepare, Target
 from autobatch.targets import PickledModel
@@ -29,6 +30,7 @@ SYNTHETIC_SAMPLES = 64
 def load(
     request: Prepare,
     *,
+    settings: DeviceSettings,
     on_fit: Callable[[Callable[[], training.Training]], None],
     on_stage: Callable[[str], None],
 ) -> training.Training:
@@ -36,6 +38,7 @@ def load(
 
     Args:
         request: What to load.
+        settings: Takes what the user's code sets about devices.
         on_fit: Takes what reads the training of a script that reaches `fit`; does not return.
         on_stage: Told `loading` and `building`.
 
@@ -51,7 +54,7 @@ def load(
         return _training(_load_saved(target, request.safe_mode), {}, request)
     if target.kind == "pickle":
         return _training(*_unpickle(target), request)
-    script.keep_devices()
+    settings.install()
     if target.kind == "script":
         trap = script.FitTrap(request.fit_call, on_fit)
         trap.install()

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from autobatch.records import OptimizerInfo
 
@@ -49,7 +50,8 @@ def _describe(attribute: str, optimizer: Any) -> OptimizerInfo:
         schedule = _serialized(rate)
         value = _as_written(rate(0))
     else:
-        value = _as_written(inner.learning_rate)
+        # Under a strategy it is a variable of several copies, which is no number by itself.
+        value = _as_written(tf.convert_to_tensor(inner.learning_rate))
     numbers = {
         name: float(number)
         for name in _NUMBERS

@@ -17,7 +17,6 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from autobatch.engine import training as trainings
 from autobatch.errors import ModelError
@@ -119,33 +118,6 @@ def run_as_main(path: str, code: types.CodeType) -> dict[str, Any]:
     sys.modules["__main__"] = module
     exec(code, module.__dict__)  # noqa: S102 - running the user's script is what we are for
     return module.__dict__
-
-
-def keep_devices() -> None:
-    """Leave the GPUs as autobatch has set them up, whatever the script says of them.
-
-    Most scripts turn memory growth on, which TensorFlow refuses beside a memory limit.
-    """
-
-    def unless_gpu(original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
-        def call(devices: Any, *args: Any, **kwargs: Any) -> Any:
-            several = devices if isinstance(devices, (list, tuple)) else [devices]
-            kinds = {getattr(each, "device_type", None) for each in several}
-            kinds |= {each for each in (*args, *kwargs.values()) if isinstance(each, str)}
-            return None if "GPU" in kinds else original(devices, *args, **kwargs)
-
-        return call
-
-    for owner, names in (
-        (tf.config, ("set_visible_devices", "set_logical_device_configuration")),
-        (
-            tf.config.experimental,
-            ("set_visible_devices", "set_virtual_device_configuration", "set_memory_growth"),
-        ),
-    ):
-        for name in names:
-            setattr(owner, name, unless_gpu(getattr(owner, name)))
 
 
 def _refuse_legacy_keras(module: Any) -> None:

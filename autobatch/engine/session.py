@@ -15,13 +15,21 @@ import keras
 import tensorflow as tf
 
 from autobatch import worker
-from autobatch.engine import device, failures, model_source, optimizers, signature, trial
-from autobatch.engine.training import Training
+from autobatch.engine import (
+    device,
+    device_settings,
+    failures,
+    model_source,
+    optimizers,
+    signature,
+    trial,
+)
+from autobatch.engine.training import Training, strategy_of
 from autobatch.errors import ModelError
 from autobatch.protocol import Channel, Failed, Prepare, Prepared, RunTrial, Signature, Stage
 
 _READ_AT_IMPORT = ("TF_", "XLA_", "CUDA_", "KERAS_BACKEND")
-_HARMLESS = ("TF_CPP_", "TF_USE_LEGACY_KERAS")
+_HARMLESS = ("TF_CPP_", "TF_USE_LEGACY_KERAS", device.GROWTH_VARIABLE)
 _OURS_ON_CPU = ("TF_CPU_", "TF_ENABLE_ONEDNN_OPTS", "CUDA_")
 
 _USERS_OWN = (
@@ -47,12 +55,21 @@ class _Session:
         self._traced = False
         self._started = time.perf_counter()
         self._environment = dict(os.environ)
+        self._settings = device_settings.DeviceSettings(request.device)
 
     def run(self) -> NoReturn:
         try:
             device.configure(self._request.device)
-            training = model_source.load(self._request, on_fit=self.train, on_stage=self._on_stage)
-            self.train(lambda: training)
+            strategy = device_settings.make_strategy(self._request.device)
+            # Never left: trials run inside of it, as a script's own `fit` may.
+            with strategy.scope() if strategy is not None else contextlib.nullcontext():
+                training = model_source.load(
+                    self._request,
+                    settings=self._settings,
+                    on_fit=self.train,
+                    on_stage=self._on_stage,
+                )
+                self.train(lambda: training)
         except BaseException as error:  # noqa: BLE001 - the user's code may raise anything
             self._channel.send(failures.describe(error, phase=self._phase))
         _leave(1)
@@ -61,8 +78,10 @@ class _Session:
         """Say what there is, then run the trials that are asked for. Never returns."""
         self._phase = "building"
         try:
+            if self._settings.refused is not None:
+                raise self._settings.refused
             training = read()
-            memory = device.open_memory(self._request.device)
+            memory = device.open_memory(self._request.device, strategy_of(training.model))
             self._channel.send(self._prepared(training, memory))
             while (request := self._channel.receive()) is not None:
                 assert isinstance(request, RunTrial)
@@ -100,6 +119,10 @@ class _Session:
             warnings=(*training.warnings, *batches.warnings),
             prelude_seconds=round(time.perf_counter() - self._started, 3),
             signature=_signature(training),
+            replicas=training.replicas,
+            user_limit_bytes=self._settings.limit_bytes,
+            allocator=device.allocator() if self._request.device.kind == "gpu" else "",
+            bus_ids=memory.bus_ids,
         )
 
     def _set_too_late(self) -> dict[str, str]:

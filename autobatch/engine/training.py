@@ -51,6 +51,12 @@ class Training:
         self.borrows = own_test or not own_train
 
     @property
+    def replicas(self) -> int:
+        """Copies of the model that train at once, each on its share of a batch."""
+        strategy = strategy_of(self.model)
+        return 1 if strategy is None else int(strategy.num_replicas_in_sync)
+
+    @property
     def fixed_batch_size(self) -> int | None:
         """A batch size that is baked into the model's inputs."""
         inputs = keras.tree.flatten(getattr(self.model, "inputs", None) or [])
@@ -87,6 +93,13 @@ class Training:
             "validation_batch_size": size,
             "validation_steps": min(VALIDATION_STEPS, math.ceil(rows / size)),
         }
+
+
+def strategy_of(model: Any) -> Any:
+    """The `tf.distribute` strategy that the model was built under; None for the default one."""
+    strategy = getattr(model, "distribute_strategy", None)
+    spread = strategy is not None and strategy.num_replicas_in_sync > 1
+    return strategy if spread else None
 
 
 def from_fit_call(model: Any, fit: Callable[..., Any], call: Mapping[str, Any]) -> Training:

@@ -130,7 +130,8 @@ def run(training: Training, recorder: Recorder, request: RunTrial, *, static: bo
     Raises:
         Exception: Whatever the training raises, out of memory included.
     """
-    size, total = request.batch_size, request.steps
+    # What `fit` takes is split among the replicas.
+    size, total = request.batch_size * training.replicas, request.steps
     last = _last_batch_size(training, size) if request.proof else None
     total += (last is not None) + (SECOND_EPOCH_STEPS if request.proof else 0)
 

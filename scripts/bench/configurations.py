@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+sys.path.insert(0, str(EXAMPLES.parent.parent / "tests"))  # where the emulated GPU lives
 ROWS = Path(__file__).resolve().parent / "rows"
 STEPS = 12
 REPEATS = 10
@@ -14,19 +16,48 @@ REPEATS = 10
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """One model on one device; `reach` is a size known to be far too large."""
+    """One model on one device.
+
+    Attributes:
+        limit_mib: On the CPU the allocator's limit, on the emulated GPU all that there is.
+        reach: A size known to be far too large.
+        gpus: Emulated GPUs, by their memory in MiB; several of them under a MirroredStrategy,
+            where sizes are those of one replica.
+        xla: Keras chooses whether to compile, as it does by default; else it does not.
+    """
 
     name: str
     example: str
     limit_mib: int
     reach: int
+    gpus: tuple[int, ...] = ()
+    xla: bool = True
 
     @property
     def path(self) -> Path:
         return EXAMPLES / f"{self.example}.py"
 
+    def device_environment(self) -> dict[str, str]:
+        """Variables for a probe and its workers: the emulated GPU's, or none."""
+        if not self.gpus:
+            return {}
+        from emulated_gpu import build
+
+        memory = ",".join(map(str, self.gpus))
+        xla = {"EMULATED_GPU_XLA": str(int(self.xla))}
+        return {**build.environment(memory, len(self.gpus)), **xla}
+
+    def options(self) -> dict[str, str]:
+        """What a probe is told of the device."""
+        if not self.gpus:
+            return {"memory_limit": f"{self.limit_mib}MiB"}
+        devices = {"device": ",".join(f"gpu:{number}" for number in range(len(self.gpus)))}
+        return {**devices, **({"strategy": "mirrored"} if len(self.gpus) > 1 else {})}
+
     def environment(self) -> dict[str, str]:
-        """The variables that make TensorFlow's CPU a device with this limit."""
+        """The variables that make a fresh training's device one with this limit."""
+        if self.gpus:
+            return {**os.environ, **self.device_environment(), "TF_CPP_MIN_LOG_LEVEL": "2"}
         return {
             **os.environ,
             "TF_CPU_ALLOCATOR_USE_BFC": "true",
@@ -44,5 +75,12 @@ CONFIGURATIONS = {
         Configuration("imdb_lstm-512", "imdb_lstm", 512, 1024),
         Configuration("resnet50-768", "resnet50", 768, 256),
         Configuration("transformer-512", "transformer", 512, 160),
+        Configuration("gpu-cifar10_cnn-512", "cifar10_cnn", 512, 2048, gpus=(512,), xla=False),
+        Configuration("gpu-transformer-512", "transformer", 512, 160, gpus=(512,), xla=False),
+        Configuration("gpu-transformer-xla-1024", "transformer", 1024, 320, gpus=(1024,)),
+        Configuration("gpu-resnet50-xla-1024", "resnet50", 1024, 256, gpus=(1024,)),
+        Configuration(
+            "gpu-mirrored-cifar10_cnn-512-768", "cifar10_cnn", 512, 2048, gpus=(512, 768)
+        ),
     )
 }

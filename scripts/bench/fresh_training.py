@@ -29,7 +29,10 @@ def main(path, batch_size, steps):
 
     stages = {"import": time.perf_counter() - started}
     module = load(path)
-    model = module.build_model()
+    gpus = tf.config.list_physical_devices("GPU")
+    strategy = tf.distribute.MirroredStrategy() if len(gpus) > 1 else tf.distribute.get_strategy()
+    with strategy.scope():
+        model = module.build_model()
     samples = module.build_dataset().repeat()
     stages["build"] = time.perf_counter() - started - sum(stages.values())
     partial = max(1, batch_size // 2)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -34,9 +35,12 @@ def probe(configuration: Configuration) -> dict:
     """One probe as a user runs it, and its floor."""
     target = f"{configuration.path}:build_model"
     command = [sys.executable, "-m", "autobatch", "probe", target, "--json", "--quiet"]
+    for name, value in configuration.options().items():
+        command += [f"--{name.replace('_', '-')}", value]
     started = time.perf_counter()
     done = subprocess.run(
-        [*command, "--no-cache", "--memory-limit", f"{configuration.limit_mib}MiB"],
+        [*command, "--no-cache"],
+        env={**os.environ, **configuration.device_environment()},
         capture_output=True,
         text=True,
         timeout=3600,
@@ -64,13 +68,13 @@ def probe(configuration: Configuration) -> dict:
 
 def proof_alone(configuration: Configuration, target: str, batch_size: int) -> float:
     """Seconds from nothing to a proof of this size, as no honest finder could do without."""
-    options = ProbeOptions.checked(memory_limit=f"{configuration.limit_mib}MiB")
+    options = ProbeOptions.checked(**configuration.options())
     started = time.perf_counter()
     with Crew(
         targets.resolve(target),
         devices.choose(options),
         options,
-        environment={},
+        environment=configuration.device_environment(),
         observer=ignore,
         deadline=time.monotonic() + 1800,
     ) as crew:

@@ -24,8 +24,9 @@ SCRIPT = ROWS.parent / "fresh_training.py"
 def train(configuration: Configuration, batch_size: int) -> dict:
     """Run one fresh training and return its row."""
     started = time.perf_counter()
+    whole = batch_size * max(1, len(configuration.gpus))
     done = subprocess.run(
-        [sys.executable, SCRIPT, configuration.path, str(batch_size), str(STEPS)],
+        [sys.executable, SCRIPT, configuration.path, str(whole), str(STEPS)],
         env=configuration.environment(),
         capture_output=True,
         text=True,

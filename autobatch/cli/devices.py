@@ -1,0 +1,47 @@
+"""`autobatch devices`."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from autobatch.cli.output import answer, fail, look, write
+
+
+@click.command()
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print what was found as JSON on stdout.  [default: as text]",
+)
+@click.option(
+    "-v", "--verbose", is_flag=True, help="Show what TensorFlow logs.  [default: nothing of it]"
+)
+def devices(as_json: bool, verbose: bool) -> None:
+    """List the GPUs as TensorFlow and as the driver sees them: memory, who uses it, what is wrong.
+
+    The two are matched by PCI bus, whatever CUDA_VISIBLE_DEVICES says.
+
+    \b
+    autobatch devices
+    autobatch devices --json
+    """
+    from autobatch import survey
+    from autobatch.errors import AutobatchError
+
+    try:
+        found, log = survey.survey()
+    except AutobatchError as error:
+        fail(error, as_json=as_json, verbose=verbose)
+    if verbose and log:
+        write(sys.stderr, log)
+    if as_json:
+        from autobatch.records import encode
+
+        answer(encode(found).decode())
+    else:
+        from autobatch.report.devices import devices as render
+
+        answer(render(found, **look(sys.stdout or sys.stderr)))
