@@ -97,7 +97,7 @@ def test_pickles_come_over_a_workers_own_pipe_and_from_nowhere_else():
 
 
 def test_temporary_folders_are_their_owners_alone(tmp_path):
-    assert not calls("mktemp", "mkstemp", "NamedTemporaryFile", "TemporaryFile")
+    assert not calls("mktemp", "mkstemp", "NamedTemporaryFile")  # TemporaryFile has no name
     kinds = {ast.unparse(call.func) for _, call in calls("TemporaryDirectory", "mkdtemp")}
     assert "tempfile.TemporaryDirectory" in kinds, "the live model's folder was not found"
     old = os.umask(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import stat
@@ -20,13 +21,18 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def little_room():
-    """Files of this process end at 100 bytes, as those on a full disk do."""
+    """Files of this process end at 100 bytes, as those on a full disk do.
+
+    Only around one call: what pytest writes meanwhile may go to a file, too.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_the_folder_is_asked_for_in_its_order(monkeypatch, tmp_path):
@@ -88,10 +94,10 @@ def test_a_results_file_has_the_permissions_of_the_users_own_files(tmp_path):
     assert mode(tmp_path / "result") == 0o640
 
 
-def test_on_a_full_disk_the_old_file_stays_and_no_half_one(tmp_path, little_room):
+def test_on_a_full_disk_the_old_file_stays_and_no_half_one(tmp_path):
     path = tmp_path / "file"
     storage.write_whole(path, b"old")
-    with pytest.raises(StorageError, match="could not be written"):
+    with pytest.raises(StorageError, match="could not be written"), little_room():
         storage.write_whole(path, b"x" * 1000)
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["file"]
