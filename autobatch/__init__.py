@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from autobatch.callback import AutoBatch
     from autobatch.errors import (
         AutobatchError,
         DeviceChangedError,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from autobatch.records import LearningRate, OptimizerInfo, Outcome, ProbeResult, Trial
 
 _HOMES = {
+    "autobatch.callback": ("AutoBatch",),
     "autobatch.errors": (
         "AutobatchError",
         "DeviceChangedError",
@@ -47,6 +49,7 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "AutoBatch",
     "AutobatchError",
     "DeviceChangedError",
     "DeviceError",

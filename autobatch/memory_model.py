@@ -87,6 +87,25 @@ class MemoryModel:
         room = max(0.0, limit_bytes - self.resident_bytes)
         return float(last.batch_size * (room / active) ** (1 / self._pessimistic_exponent))
 
+    def largest_surely_within(self, limit_bytes: float) -> float:
+        """The size for which the limit does even where memory bends upwards from here on.
+
+        Twice a size may need four times what its batch needed (a quadratic loss), and the slope
+        may double with the size (one that fixed costs have hidden).
+        """
+        last = self.points[-1]
+        room = limit_bytes - last.peak_bytes
+        if room <= 0:
+            return 0.0
+        active = max(1, last.peak_bytes - self.resident_bytes)
+        size = last.batch_size * math.sqrt(1 + room / active)
+        if len(self.points) > 1:
+            before = self.points[-2]
+            run = last.batch_size - before.batch_size
+            slope = max(self.slope, (last.peak_bytes - before.peak_bytes) / run)
+            size = min(size, math.sqrt(last.batch_size * (last.batch_size + room / slope)))
+        return size
+
     @property
     def _pessimistic_exponent(self) -> float:
         last = self.points[-1]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import math
 import os
 import time
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import msgspec
 
 from autobatch import batch_search, devices, learning_rate, protocol, targets, verdict
 from autobatch.batch_search import Done, Plan, Search
@@ -70,8 +74,30 @@ def probe(
         print(result.batch_size, result.learning_rate)
     """
     run = _Probe(target, tuple(arguments), observer, ProbeOptions.checked(**options))
-    try:
+    with _told_what_was_tried(run):
         return run.run()
+
+
+def search_here(here: Here, options: ProbeOptions, *, observer: Observer = ignore) -> ProbeResult:
+    """The same in this very process, which is to go on living: no trial may run out of memory.
+
+    Args:
+        here: Runs trials in this process.
+        options: How to probe; what is about workers says nothing here.
+        observer: Told each event as it happens.
+
+    Raises:
+        NothingFitsError, ModelError, WorkerError, UsageError: As `probe`.
+    """
+    run = _Search(observer, options, kind=ProofKind.THIS_PROCESS)
+    with _told_what_was_tried(run):
+        return run.search_with(here, here.prepared, here.device)
+
+
+@contextlib.contextmanager
+def _told_what_was_tried(run: _Search) -> Iterator[None]:
+    try:
+        yield
     except AutobatchError as error:
         error.trials = error.trials or run.search.trials
         raise
@@ -79,104 +105,86 @@ def probe(
         raise ProbeInterrupted("Interrupted.", trials=run.search.trials) from None
 
 
-class _Probe:
+class Trials(Protocol):
+    """Whoever runs trials: a crew of workers, or this process.
+
+    Attributes:
+        failed: The last exception of a trial.
+        not_a_number: A loss was none in some step.
+        versions: Of Python, TensorFlow and Keras.
+    """
+
+    failed: protocol.Failed | None
+    not_a_number: bool
+    versions: dict[str, str]
+
+    def measure(
+        self, batch_size: int, *, steps: int, trace: bool, enough_bytes: int | None
+    ) -> Trial:
+        """Run a search trial."""
+        ...
+
+    def prove(self, batch_size: int) -> tuple[Trial, protocol.TrialDone | None]:
+        """Run a proof."""
+        ...
+
+
+class Here(Trials, Protocol):
+    """This process.
+
+    Attributes:
+        prepared: What is trained.
+        device: What trials, and the training itself, may use.
+    """
+
+    prepared: protocol.Prepared
+    device: Device
+
+
+class _Search:
+    """A search and its result, wherever the trials run."""
+
     def __init__(
-        self, target: Any, arguments: tuple[str, ...], observer: Observer, options: ProbeOptions
+        self,
+        observer: Observer,
+        options: ProbeOptions,
+        *,
+        kind: ProofKind = ProofKind.FRESH_PROCESS,
     ) -> None:
         self._started = time.monotonic()
-        self._observe, self._options = observer, options
-        self._target = targets.resolve(target, arguments, run_as=options.run_as)
-        self._device = devices.choose(options)
-        self._lock = DeviceLock(
-            devices.gpu_identity(self._device.index) if self._device.kind == "gpu" else None,
-            options.device_wait,
-            lambda text: observer(Notice(text)),
-        )
-        self._environment = targets.literal_environment(self._target)
+        self._observe, self._options, self._kind = observer, options, kind
         self._proof: protocol.TrialDone | None = None
         self._hurried = False  # the time did not reach for all that the search would have tried
         self.search = Search(Plan(SizeSpace()))
 
-    def run(self) -> ProbeResult:
-        """Load, search, prove, report."""
-        _require_tensorflow()
-        self._check_backend()
-        with self._lock:
-            self._started = time.monotonic()  # waiting for others takes nothing of our time
-            return self._run(self._lock.held)
-
-    def _run(self, held: tuple[int, ...]) -> ProbeResult:
-        with Crew(
-            self._target,
-            self._device,
-            self._options,
-            environment=self._environment,
-            observer=self._observe,
-            deadline=self._started + self._options.total_timeout,
-            held=held,
-        ) as crew:
-            prepared = self._prepare(crew)
-            self._learning_rates(1, prepared)  # refused before the search, not after it
-            plan = self._plan(prepared, crew)
-            self.search = Search(plan)
-            try:
-                _, end = batch_search.run(
-                    plan,
-                    lambda size: self._try(crew, size),
-                    lambda size: self._prove(crew, size),
-                    on_trial=self._on_trial,
-                    enough=self._enough,
-                )
-            except OutOfTime:
-                end = self._out_of_time()
-            except WorkerError:
-                if not self.search.proven:
-                    raise
-                end = Done(self.search.proven)
-            if not isinstance(end, Done):
-                raise verdict.nothing(self.search, end.last, self._budget, crew.failed)
-            return self._result(end.batch_size, prepared, crew)
+    def search_with(self, crew: Trials, prepared: protocol.Prepared, device: Device) -> ProbeResult:
+        """Search, prove, report."""
+        self._described, self._budget = device, device.budget_bytes
+        self._observe(Prepared(prepared.model, device, prepared.samples, prepared.prelude_seconds))
+        self._learning_rates(1, prepared)  # refused before the search, not after it
+        plan = self._plan(prepared)
+        self.search = Search(plan)
+        try:
+            _, end = batch_search.run(
+                plan,
+                lambda size: self._try(crew, size),
+                lambda size: self._prove(crew, size),
+                on_trial=self._on_trial,
+                enough=self._enough,
+            )
+        except OutOfTime:
+            end = self._out_of_time()
+        except WorkerError:
+            if not self.search.proven:
+                raise
+            end = Done(self.search.proven)
+        if not isinstance(end, Done):
+            raise verdict.nothing(self.search, end.last, self._budget, crew.failed)
+        return self._result(end.batch_size, prepared, crew)
 
     # -- before ------------------------------------------------------------------------------
 
-    def _check_backend(self) -> None:
-        wanted = self._environment.get("KERAS_BACKEND", os.environ.get("KERAS_BACKEND"))
-        if self._options.backend is not None:
-            self._environment["KERAS_BACKEND"] = self._options.backend
-        elif wanted not in (None, "", "tensorflow"):
-            raise wrong_backend(str(wanted))
-
-    def _prepare(self, crew: Crew) -> protocol.Prepared:
-        try:
-            prepared = self._first_worker(crew)
-        except OutOfTime:
-            raise self._too_slow() from None
-        self._budget = min(self._device.budget_bytes or prepared.limit_bytes, prepared.limit_bytes)
-        self._described = Device(
-            name=prepared.device_name,
-            kind=self._device.kind,
-            index=self._device.index if self._device.kind == "gpu" else None,
-            limit_bytes=prepared.limit_bytes,
-            budget_bytes=self._budget,
-        )
-        self._observe(
-            Prepared(prepared.model, self._described, prepared.samples, prepared.prelude_seconds)
-        )
-        return prepared
-
-    def _first_worker(self, crew: Crew) -> protocol.Prepared:
-        try:
-            return crew.prepare()
-        except NoGpuError:
-            if not self._device.fallback:
-                raise
-            self._observe(Notice("TensorFlow sees no GPU: the CPU is probed instead."))
-            self._device = devices.cpu(self._device.budget_bytes)
-            crew.move_to(self._device)
-            self._lock.release()
-            return crew.prepare()
-
-    def _plan(self, prepared: protocol.Prepared, crew: Crew) -> Plan:
+    def _plan(self, prepared: protocol.Prepared) -> Plan:
         options = self._options
         bounds = {"minimum": options.minimum, "maximum": options.maximum or LARGEST}
         self._cap = prepared.samples if options.dataset_cap else None
@@ -205,11 +213,12 @@ class _Probe:
             precision=options.precision,
             headroom_bytes=options.headroom_bytes(self._budget),
             usual_size=prepared.script_batch_size,
+            careful=self._kind is ProofKind.THIS_PROCESS,
         )
 
     # -- trials ------------------------------------------------------------------------------
 
-    def _try(self, crew: Crew, batch_size: int) -> Trial:
+    def _try(self, crew: Trials, batch_size: int) -> Trial:
         self._observe(TrialStarted(batch_size, proof=False))
         model, aim = self.search.model, self.search.estimate
         seasoned = model is not None and len(model.points) > 1
@@ -222,7 +231,7 @@ class _Probe:
             enough_bytes=self._budget,
         )
 
-    def _prove(self, crew: Crew, batch_size: int) -> Trial:
+    def _prove(self, crew: Trials, batch_size: int) -> Trial:
         self._observe(TrialStarted(batch_size, proof=True))
         trial, done = crew.prove(batch_size)
         if done is not None:
@@ -252,7 +261,7 @@ class _Probe:
             raise self._too_slow()
         return Done(self.search.proven)
 
-    def _result(self, size: int, prepared: protocol.Prepared, crew: Crew) -> ProbeResult:
+    def _result(self, size: int, prepared: protocol.Prepared, crew: Trials) -> ProbeResult:
         search, options = self.search, self._options
         passed = [t for t in search.trials if t.batch_size == size and t.outcome is Outcome.FITS]
         measured = [t for t in passed if not t.proof] or passed
@@ -277,7 +286,7 @@ class _Probe:
             samples_per_second=proof.samples_per_second,
             steps_per_epoch=math.ceil(prepared.samples / size) if prepared.samples else None,
             proof=Proof(
-                kind=ProofKind.FRESH_PROCESS,
+                kind=self._kind,
                 steps=options.proof_steps,
                 validation_steps=self._proof.validation_steps,
                 last_batch_size=self._proof.last_batch_size,
@@ -319,6 +328,98 @@ class _Probe:
             maximum=self._options.maximum,
             total_timeout=self._options.total_timeout if self._hurried else None,
         )
+
+
+class _Probe(_Search):
+    """A search in workers, which load the target themselves."""
+
+    def __init__(
+        self, target: Any, arguments: tuple[str, ...], observer: Observer, options: ProbeOptions
+    ) -> None:
+        super().__init__(observer, options)
+        self._target = targets.resolve(target, arguments, run_as=options.run_as)
+        self._device = devices.choose(options)
+        self._lock = DeviceLock(
+            devices.gpu_identity(self._device.index) if self._device.kind == "gpu" else None,
+            options.device_wait,
+            lambda text: observer(Notice(text)),
+        )
+        self._environment = targets.literal_environment(self._target)
+
+    def run(self) -> ProbeResult:
+        """Load, search, prove, report."""
+        _require_tensorflow()
+        self._check_backend()
+        with self._lock:
+            self._started = time.monotonic()  # waiting for others takes nothing of our time
+            return self._run(self._lock.held)
+
+    def _run(self, held: tuple[int, ...]) -> ProbeResult:
+        with Crew(
+            self._target,
+            self._device,
+            self._options,
+            environment=self._environment,
+            observer=self._observe,
+            deadline=self._started + self._options.total_timeout,
+            held=held,
+        ) as crew:
+            prepared = self._prepare(crew)
+            return self.search_with(crew, prepared, self._describe(prepared))
+
+    def _check_backend(self) -> None:
+        wanted = self._environment.get("KERAS_BACKEND", os.environ.get("KERAS_BACKEND"))
+        if self._options.backend is not None:
+            self._environment["KERAS_BACKEND"] = self._options.backend
+        elif wanted not in (None, "", "tensorflow"):
+            raise wrong_backend(str(wanted))
+
+    def _prepare(self, crew: Crew) -> protocol.Prepared:
+        try:
+            return self._first_worker(crew)
+        except OutOfTime:
+            raise self._too_slow() from None
+
+    def _first_worker(self, crew: Crew) -> protocol.Prepared:
+        try:
+            return crew.prepare()
+        except NoGpuError:
+            if not self._device.fallback:
+                raise
+            self._observe(Notice("TensorFlow sees no GPU: the CPU is probed instead."))
+            self._device = devices.cpu(self._device.budget_bytes)
+            crew.move_to(self._device)
+            self._lock.release()
+            return crew.prepare()
+
+    def _describe(self, prepared: protocol.Prepared) -> Device:
+        limit = prepared.limit_bytes
+        return Device(
+            name=prepared.device_name,
+            kind=self._device.kind,
+            index=self._device.index if self._device.kind == "gpu" else None,
+            limit_bytes=limit,
+            budget_bytes=min(self._device.budget_bytes or limit, limit),
+        )
+
+
+def with_rates(
+    result: ProbeResult, rates: tuple[LearningRate, ...], *, global_batch_size: int
+) -> ProbeResult:
+    """The result, with the learning rates of a larger effective batch."""
+    main = rates[0] if rates else None
+    steps = result.steps_per_epoch
+    if steps is not None:
+        steps = math.ceil(steps * result.global_batch_size / global_batch_size)
+    return msgspec.structs.replace(
+        result,
+        global_batch_size=global_batch_size,
+        learning_rate=main.learning_rate if main else None,
+        learning_rate_rule=main.rule if main else None,
+        learning_rate_schedule=main.schedule if main else None,
+        learning_rates=rates,
+        steps_per_epoch=steps,
+    )
 
 
 def _require_tensorflow() -> None:

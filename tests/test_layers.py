@@ -47,6 +47,7 @@ ROOMS = [
     "verdict",
     "report",
     "probing",
+    "callback",
     "cli",
     "__main__",
     "__init__",
@@ -62,7 +63,8 @@ TOP = {
     "options": {"msgspec"},
     "protocol": {"msgspec"},
     "engine": {"tensorflow", "keras", "numpy", "cloudpickle"},
-    "callback": {"tensorflow", "keras"},
+    "callback": {"tensorflow", "keras", "msgspec"},
+    "probing": {"msgspec"},
     "report": {"rich"},
     "cli": {"click"},
 }
@@ -241,7 +243,11 @@ def test_importing_autobatch_is_light() -> None:
 
 
 def test_the_public_names_are_there_and_need_no_tensorflow() -> None:
-    program = "import autobatch\nfor name in autobatch.__all__: getattr(autobatch, name)"
+    # but the callback's, which is a class of Keras's
+    program = (
+        "import autobatch\nfor name in {*autobatch.__all__} - {'AutoBatch'}: "
+        "getattr(autobatch, name)"
+    )
     assert not loaded_by(program) & {"tensorflow", "keras", "numpy", "rich", "pynvml", "click"}
 
 

@@ -135,3 +135,11 @@ def _gpu_limit_bytes() -> int:
         if device.device_type == "GPU":
             return int(device.memory_limit)
     raise DeviceError("TensorFlow lists the GPU but could not bring it up; its log says why.")
+
+
+def emulated_limit() -> int | None:
+    """The limit of the emulated device, where this process was started with one."""
+    if os.environ.get("TF_CPU_ALLOCATOR_USE_BFC", "").lower() not in ("1", "true"):
+        return None
+    limit = os.environ.get(LIMIT_VARIABLE)
+    return int(limit) * MIB if limit else None

@@ -13,7 +13,7 @@ _NUMBERS = ("momentum", "beta_1", "beta_2", "epsilon")
 
 def describe(model: Any) -> tuple[OptimizerInfo, ...]:
     """The compiled optimizer first, then those that the model holds beside it."""
-    return tuple(_describe(name, optimizer) for name, optimizer in _held(model))
+    return tuple(_describe(name, optimizer) for name, optimizer in held(model))
 
 
 def applied(model: Any) -> tuple[str, ...]:
@@ -21,10 +21,10 @@ def applied(model: Any) -> tuple[str, ...]:
 
     `compile()` without an optimizer makes one that a training step of the user's may never use.
     """
-    return tuple(name for name, optimizer in _held(model) if optimizer.built)
+    return tuple(name for name, optimizer in held(model) if optimizer.built)
 
 
-def _held(model: Any) -> list[tuple[str, Any]]:
+def held(model: Any) -> list[tuple[str, Any]]:
     """Name and optimizer: plain attributes first, then those in lists and dictionaries."""
     names = ("optimizer", *sorted(vars(model)))
     values = [(name, getattr(model, name, None)) for name in names]
