@@ -274,7 +274,7 @@ class Search:
                 high - 1,
             )
         )
-        worth = max(1.0, self._worth_a_trial(aim) * low) if self.plan.precision else 1.0
+        worth = max(1.0, self.plan.precision * low)
         return size if size is not None and size - low >= worth else None
 
     def _worth_a_trial(self, aim: float) -> float:

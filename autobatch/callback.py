@@ -10,12 +10,15 @@ import tensorflow as tf
 
 from autobatch import learning_rate, probing
 from autobatch.engine import (
+    accumulation,
     fit_call,
+    guard,
     in_process,
     late_batches,
     optimizers,
     rates,
     snapshot,
+    tensorboard,
     training,
 )
 from autobatch.engine.fit_call import FitCall
@@ -64,6 +67,9 @@ class AutoBatch(keras.callbacks.Callback):  # type: ignore[misc]
             `"auto"`.
         observer: Told each event (`autobatch.events`) of the search as it happens. Defaults to
             nobody.
+        target_batch_size: The batch size of a step of the optimizer, where that may be more than
+            fits: the largest micro-batch is sought that divides it, and the optimizer adds the
+            gradients of several up. Defaults to steps of one batch.
         **options: Other fields of `autobatch.ProbeOptions`, such as `memory_limit`, `maximum`,
             `multiple_of`, `headroom` or `learning_rate_rule`.
 
@@ -85,6 +91,7 @@ class AutoBatch(keras.callbacks.Callback):  # type: ignore[misc]
         *,
         base_learning_rate: float | None = None,
         isolation: str = "auto",
+        target_batch_size: int | None = None,
         observer: Observer = ignore,
         **options: Any,
     ) -> None:
@@ -97,14 +104,20 @@ class AutoBatch(keras.callbacks.Callback):  # type: ignore[misc]
                     f"{name} is for autobatch.probe; the callback takes the model, its data and "
                     "its device as they are. Leave it out."
                 )
-        given = {"base_batch_size": base_batch_size, "base_learning_rate": base_learning_rate}
+        given = {
+            "base_batch_size": base_batch_size,
+            "base_learning_rate": base_learning_rate,
+            "target_batch_size": target_batch_size,
+        }
         options |= {name: value for name, value in given.items() if value is not None}
         self._options = ProbeOptions.checked(**options)
         self._isolation, self._observer = isolation, observer
         self._size = LateSize()
         self._began = False  # this `fit` has had its search
         self._searched: tuple[Any, ...] | None = None  # what for
-        self._scaled: Any = None  # the optimizer whose rate is ours
+        self._scaled: Any = None  # the optimizer whose rate is ours, and for which size
+        self._scaled_to: int | None = None
+        self._guard: guard.Guard | None = None
         self.result: ProbeResult | None = None
 
     def batch(
@@ -150,21 +163,36 @@ class AutoBatch(keras.callbacks.Callback):  # type: ignore[misc]
         """Search now, where Keras did not tell before."""
         if not self._began:
             self._begin(fit_call.find(self.model))
+            self.model.make_train_function()
+        assert self.result is not None
+        call = fit_call.find(self.model)
+        tensorboard.log(call.callbacks if call else (), self.result)
+        self._guard = guard.Guard(self.model, self.result)
 
     def on_train_end(self, logs: Any = None) -> None:
-        """The next `fit` begins anew."""
+        """Leave the model as `fit` leaves it; the next one begins anew."""
         self._began = False
+        self._unguard()
+
+    def _unguard(self) -> None:
+        if self._guard is not None:
+            self._guard.remove()
+            self._guard = None
 
     # -- the search --------------------------------------------------------------------------
 
     def _begin(self, call: FitCall | None) -> None:
+        self._unguard()  # of a training that was interrupted
         late, same_count = self._find_data(call)
         _build(self.model, late)
         what = self._what(late)
         if self.result is None or self._searched is None or not _same(self._searched, what):
+            accumulation.unwrap(self.model)
             self.result = self._scale(self._for_replicas(self._search(late)))
             self._searched = what
-        self._size.value = self.result.global_batch_size
+            if self._options.target_batch_size is not None:
+                accumulation.set_steps(self.model, self.result.gradient_accumulation_steps)
+        self._size.value = self.result.batch_size * _replicas(self.model)
         batches = late.batches()
         if call is not None and not call.has_own_steps and same_count and batches is not None:
             call.set_steps(batches)
@@ -201,8 +229,15 @@ class AutoBatch(keras.callbacks.Callback):  # type: ignore[misc]
                 return self._search_in_workers(late, sample)
             except ModelError as error:
                 can_here = self._isolation == "auto" and in_process.on_emulated_device()
-                if "cannot be sent to a worker" not in error.message or not can_here:
+                if "cannot be sent to a worker" not in error.message:
                     raise
+                if not can_here:
+                    raise ModelError(
+                        f"{error.message.partition(' Pass a function')[0]} Give its own classes "
+                        "get_config and from_config (keras.saving.register_keras_serializable), "
+                        "so that Keras can save and load it.",
+                        details=error.details,
+                    ) from error
                 self._observer(Notice(f"{error.message} Trials run in this process instead."))
                 return self._search_here(late, sample)
 
@@ -214,6 +249,8 @@ class AutoBatch(keras.callbacks.Callback):  # type: ignore[misc]
             )
             options = self._search_options()
             here = in_process.InProcess(trained, options, self._observer)
+            if options.target_batch_size is not None:
+                accumulation.set_steps(model, accumulation.TRIAL_STEPS)
             return probing.search_here(here, options, observer=self._observer)
 
     def _search_in_workers(self, late: LateBatches, sample: Any) -> ProbeResult:
@@ -237,10 +274,12 @@ class AutoBatch(keras.callbacks.Callback):  # type: ignore[misc]
                 "Leave isolation at 'auto': trials then run in this process."
             )
         here = self._isolation == "process" or taken
-        if here and _replicas(self.model) > 1:
+        target = self._options.target_batch_size is not None
+        if (here or target) and _replicas(self.model) > 1:
             raise UsageError(
-                "Trials in this process are for one replica; this model has "
-                f"{_replicas(self.model)}. Find the size for one beforehand with autobatch.probe."
+                f"{'Trials in this process' if here else 'target_batch_size'} and a strategy of "
+                f"{_replicas(self.model)} replicas do not go together. Find the size for one "
+                "replica beforehand with autobatch.probe."
             )
         return here
 
@@ -270,7 +309,7 @@ class AutoBatch(keras.callbacks.Callback):  # type: ignore[misc]
         options, optimizer = self._options, self.model.optimizer
         if self._scaled is optimizer:  # it stands for the size of the search before this one
             return msgspec.structs.replace(
-                options, base_batch_size=self._size.value, base_learning_rate=None
+                options, base_batch_size=self._scaled_to, base_learning_rate=None
             )
         if self._keeps_rate():
             return msgspec.structs.replace(options, learning_rate_rule="none")
@@ -281,7 +320,7 @@ class AutoBatch(keras.callbacks.Callback):  # type: ignore[misc]
         optimizer = self.model.optimizer
         if self._options.base_learning_rate is not None or self._scaled is optimizer:
             return False
-        return int(optimizer.iterations) > 0
+        return int(keras.ops.convert_to_numpy(optimizer.iterations)) > 0
 
     def _scale(self, result: ProbeResult) -> ProbeResult:
         optimizer = self.model.optimizer
@@ -289,7 +328,7 @@ class AutoBatch(keras.callbacks.Callback):  # type: ignore[misc]
             result = msgspec.structs.replace(result, warnings=(*result.warnings, _KEPT))
         else:
             rates.apply(self.model, result.learning_rates)
-            self._scaled = optimizer
+            self._scaled, self._scaled_to = optimizer, result.global_batch_size
         return result
 
 

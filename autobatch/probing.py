@@ -204,7 +204,10 @@ class _Search:
                 )
             bounds["maximum"] = min(bounds["maximum"], self._cap)
         space = SizeSpace(
-            **bounds, multiple_of=options.multiple_of, power_of_two=options.power_of_two
+            **bounds,
+            multiple_of=options.multiple_of,
+            power_of_two=options.power_of_two,
+            divisor_of=options.target_batch_size,
         )
         return Plan(
             space=space,
@@ -267,11 +270,13 @@ class _Search:
         measured = [t for t in passed if not t.proof] or passed
         proof = next(t for t in reversed(passed) if t.proof)
         assert self._proof is not None
-        rates = self._learning_rates(size, prepared)
+        effective = options.target_batch_size or size
+        rates = self._learning_rates(effective, prepared)
         main = rates[0] if rates else None
         return ProbeResult(
             batch_size=size,
-            global_batch_size=size,
+            global_batch_size=effective,
+            gradient_accumulation_steps=effective // size,
             learning_rate=main.learning_rate if main else None,
             learning_rate_rule=main.rule if main else None,
             learning_rate_schedule=main.schedule if main else None,
@@ -284,7 +289,7 @@ class _Search:
             needed_bytes=max((t.needed_bytes for t in measured if t.needed_bytes), default=None),
             headroom_bytes=search.headroom_bytes,
             samples_per_second=proof.samples_per_second,
-            steps_per_epoch=math.ceil(prepared.samples / size) if prepared.samples else None,
+            steps_per_epoch=math.ceil(prepared.samples / effective) if prepared.samples else None,
             proof=Proof(
                 kind=self._kind,
                 steps=options.proof_steps,
@@ -293,12 +298,15 @@ class _Search:
                 peak_bytes=proof.step_peak_bytes,
             ),
             trials=search.trials,
-            warnings=verdict.warnings(
-                prepared,
-                self._budget,
-                search.trials,
-                proof_steps=options.proof_steps,
-                not_a_number=crew.not_a_number,
+            warnings=(
+                *verdict.warnings(
+                    prepared,
+                    self._budget,
+                    search.trials,
+                    proof_steps=options.proof_steps,
+                    not_a_number=crew.not_a_number,
+                ),
+                *_schedule_warning(rates, effective // size),
             ),
             seconds=round(time.monotonic() - self._started, 2),
             versions={**crew.versions, "autobatch": _version()},
@@ -419,6 +427,15 @@ def with_rates(
         learning_rate_schedule=main.schedule if main else None,
         learning_rates=rates,
         steps_per_epoch=steps,
+    )
+
+
+def _schedule_warning(rates: tuple[LearningRate, ...], steps: int) -> tuple[str, ...]:
+    if steps == 1 or not any(rate.schedule for rate in rates):
+        return ()
+    return (
+        "Keras goes on in a schedule with every micro-batch. Where you set it yourself, multiply "
+        f"its step counts by {steps}; the AutoBatch callback sees to it.",
     )
 
 

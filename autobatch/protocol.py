@@ -63,7 +63,11 @@ class DeviceRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Prepare(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Load the model and the data, and say what they are."""
+    """Load the model and the data, and say what they are.
+
+    Attributes:
+        accumulates: Trials add the gradients of micro-batches up, which takes memory.
+    """
 
     target: Target
     device: DeviceRequest
@@ -73,6 +77,7 @@ class Prepare(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     safe_mode: bool = True
     optimizer: str | None = None
     loss: str | None = None
+    accumulates: bool = False
 
 
 class RunTrial(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -41,6 +41,8 @@ class FitCall:
 
 def find(model: Any) -> FitCall | None:
     """The `fit` of this model that calls us; None outside of one."""
+    if model is None:
+        return None
     callbacks: tuple[Any, ...] = ()
     frame = sys._getframe()
     while frame is not None:

@@ -48,7 +48,7 @@ def _describe(attribute: str, optimizer: Any) -> OptimizerInfo:
         schedule = _serialized(rate)
         value = float(rate(0))
     else:
-        value = float(inner.learning_rate)
+        value = float(keras.ops.convert_to_numpy(inner.learning_rate))  # one replica's of several
     numbers = {
         name: float(number)
         for name in _NUMBERS

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from autobatch import worker
-from autobatch.engine import device, failures, inventory, model_source
+from autobatch.engine import accumulation, device, failures, inventory, model_source
 from autobatch.engine.runner import Runner
 from autobatch.engine.training import Training
 from autobatch.protocol import Channel, Prepare, RunTrial, Stage
@@ -55,6 +55,8 @@ class _Session:
                 prelude_seconds=time.perf_counter() - self._started,
             )
             self._channel.send(prepared)
+            if self._request.accumulates:
+                accumulation.set_steps(training.model, accumulation.TRIAL_STEPS)
             runner = Runner(training, memory, self._on_stage)
             while (request := self._channel.receive()) is not None:
                 assert isinstance(request, RunTrial)

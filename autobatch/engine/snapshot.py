@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import gc
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -56,6 +57,7 @@ def as_before(model: Any) -> Iterator[None]:
             known = {id(variable) for variable, _ in variables}
             if any(id(_bare(each)) not in known for each in model.metrics_variables):
                 model.reset_metrics()  # made by the first batch that they saw
+            gc.collect()  # what the trials have traced holds memory of the device
 
 
 @contextlib.contextmanager
