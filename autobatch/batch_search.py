@@ -23,7 +23,7 @@ from autobatch.sizes import SizeSpace
 # peaks' measured spread asks for, between the two shares (measured: scripts/bench/main_job.py).
 LEAST_HEADROOM = 0.025
 MOST_HEADROOM = 0.06
-CAREFUL_HEADROOM = 0.05  # where trials share the process that is to train, and its full pool
+CAREFUL_HEADROOM = 0.08  # where trials share the process that is to train, and its full pool
 # A failed proof lowers the next one's size by this share, twice that after the next, and so on.
 STEP_DOWN = 0.03
 PROOFS = 2  # trials of the allowance that are kept for proofs: one, and one more if that fails

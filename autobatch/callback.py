@@ -6,31 +6,24 @@ from typing import Any
 
 import keras
 import msgspec
-import tensorflow as tf
 
-from autobatch import learning_rate, probing
+from autobatch import live_search
 from autobatch.engine import (
     accumulation,
     fit_call,
     guard,
-    in_process,
     late_batches,
-    optimizers,
+    late_sources,
     rates,
-    snapshot,
     tensorboard,
-    training,
 )
 from autobatch.engine.fit_call import FitCall
 from autobatch.engine.late_batches import LateBatches, LateSize
-from autobatch.errors import DeviceError, ModelError, UsageError
-from autobatch.events import Notice, Observer, ignore
+from autobatch.errors import UsageError
+from autobatch.events import Observer, ignore
 from autobatch.options import ProbeOptions
 from autobatch.records import ProbeResult
-from autobatch.targets import LiveTraining
-from autobatch.units import parse_bytes
 
-ISOLATIONS = ("auto", "worker", "process")
 # What a search is told by the model and the data that are there.
 _NOT_HERE = (
     "device",
@@ -96,8 +89,10 @@ class AutoBatch(keras.callbacks.Callback):  # type: ignore[misc]
         **options: Any,
     ) -> None:
         super().__init__()
-        if isolation not in ISOLATIONS:
-            raise UsageError(f"isolation must be {', '.join(ISOLATIONS)}; received {isolation!r}.")
+        if isolation not in live_search.ISOLATIONS:
+            raise UsageError(
+                f"isolation must be {', '.join(live_search.ISOLATIONS)}; received {isolation!r}."
+            )
         for name in _NOT_HERE:
             if name in options:
                 raise UsageError(
@@ -143,7 +138,7 @@ class AutoBatch(keras.callbacks.Callback):  # type: ignore[misc]
         Raises:
             UsageError: The data is of another kind.
         """
-        return late_batches.late_batches(
+        return late_sources.late_batches(
             data, self._size, batched=batched, shuffle=shuffle, sample=sample
         )
 
@@ -188,11 +183,11 @@ class AutoBatch(keras.callbacks.Callback):  # type: ignore[misc]
         what = self._what(late)
         if self.result is None or self._searched is None or not _same(self._searched, what):
             accumulation.unwrap(self.model)
-            self.result = self._scale(self._for_replicas(self._search(late)))
+            self.result = self._scale(self._search(late))
             self._searched = what
             if self._options.target_batch_size is not None:
                 accumulation.set_steps(self.model, self.result.gradient_accumulation_steps)
-        self._size.value = self.result.batch_size * _replicas(self.model)
+        self._size.value = self.result.batch_size * live_search.replicas(self.model)
         batches = late.batches()
         if call is not None and not call.has_own_steps and same_count and batches is not None:
             call.set_steps(batches)
@@ -221,86 +216,15 @@ class AutoBatch(keras.callbacks.Callback):  # type: ignore[misc]
         )
 
     def _search(self, late: LateBatches) -> ProbeResult:
-        with snapshot.random_numbers_as_before():
-            sample = late.sample
-            if self._in_process():
-                return self._search_here(late, sample)
-            try:
-                return self._search_in_workers(late, sample)
-            except ModelError as error:
-                can_here = self._isolation == "auto" and in_process.on_emulated_device()
-                if "cannot be sent to a worker" not in error.message:
-                    raise
-                if not can_here:
-                    raise ModelError(
-                        f"{error.message.partition(' Pass a function')[0]} Give its own classes "
-                        "get_config and from_config (keras.saving.register_keras_serializable), "
-                        "so that Keras can save and load it.",
-                        details=error.details,
-                    ) from error
-                self._observer(Notice(f"{error.message} Trials run in this process instead."))
-                return self._search_here(late, sample)
-
-    def _search_here(self, late: LateBatches, sample: Any) -> ProbeResult:
-        model = self.model
-        with snapshot.as_before(model):
-            trained = training.from_sample(
-                model, sample, samples=late.samples, batch_size=late.own_batch_size
-            )
-            options = self._search_options()
-            here = in_process.InProcess(trained, options, self._observer)
-            if options.target_batch_size is not None:
-                accumulation.set_steps(model, accumulation.TRIAL_STEPS)
-            return probing.search_here(here, options, observer=self._observer)
-
-    def _search_in_workers(self, late: LateBatches, sample: Any) -> ProbeResult:
-        live = LiveTraining(
-            self.model, sample, samples=late.samples, batch_size=late.own_batch_size
+        return live_search.search(
+            self.model,
+            late.sample,
+            self._search_options(),
+            samples=late.samples,
+            batch_size=late.own_batch_size,
+            isolation=self._isolation,
+            observer=self._observer,
         )
-        options = msgspec.structs.asdict(self._search_options())
-        options["device"] = "gpu" if tf.config.get_visible_devices("GPU") else "cpu"
-        emulated = in_process.budget_beside(self.model)
-        if emulated is not None:
-            asked = options["memory_limit"]
-            limit = min(emulated, parse_bytes(asked)) if asked else emulated
-            options["memory_limit"] = str(limit)
-        return probing.probe(live, observer=self._observer, **options)
-
-    def _in_process(self) -> bool:
-        taken = in_process.holds_a_gpu()
-        if self._isolation == "worker" and taken:
-            raise DeviceError(
-                "TensorFlow in this process has taken the GPU's memory, so no worker can have it. "
-                "Leave isolation at 'auto': trials then run in this process."
-            )
-        here = self._isolation == "process" or taken
-        target = self._options.target_batch_size is not None
-        if (here or target) and _replicas(self.model) > 1:
-            raise UsageError(
-                f"{'Trials in this process' if here else 'target_batch_size'} and a strategy of "
-                f"{_replicas(self.model)} replicas do not go together. Find the size for one "
-                "replica beforehand with autobatch.probe."
-            )
-        return here
-
-    def _for_replicas(self, result: ProbeResult) -> ProbeResult:
-        """The result of one replica as that of all of them."""
-        count = _replicas(self.model)
-        if count == 1:
-            return result
-        size = count * result.batch_size
-        options = self._search_options()
-        rates_of_all = tuple(
-            learning_rate.scale_learning_rate(
-                each,
-                base_batch_size=result.base_batch_size or probing.DEFAULT_BASE_BATCH_SIZE,
-                batch_size=size,
-                rule=options.learning_rate_rule,
-                base_learning_rate=options.base_learning_rate,
-            )
-            for each in optimizers.describe(self.model)
-        )
-        return probing.with_rates(result, rates_of_all, global_batch_size=size)
 
     # -- the learning rate -------------------------------------------------------------------
 
@@ -337,10 +261,6 @@ _KEPT = (
     "left as it is. To have it set, give the rate and size it was chosen for: "
     "AutoBatch(base_batch_size=..., base_learning_rate=...)."
 )
-
-
-def _replicas(model: Any) -> int:
-    return int(model.distribute_strategy.num_replicas_in_sync)
 
 
 def _build(model: Any, late: LateBatches) -> None:

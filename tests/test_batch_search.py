@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from autobatch.batch_search import (
+    CAREFUL_HEADROOM,
     LEAST_HEADROOM,
     MOST_HEADROOM,
     Done,
@@ -602,6 +603,10 @@ def test_a_careful_search_comes_from_below_and_never_exceeds_the_budget(
     plan = Plan(SizeSpace(), budget_bytes=budget, limit_bytes=budget, careful=True)
     found, end = run(plan, measure, lambda size: measure(size, proof=True))
     assert isinstance(end, Done)
-    best = next(size for size in itertools.count(largest) if curve(size + 1) > 0.95 * budget)
+    best = next(
+        size
+        for size in itertools.count(largest)
+        if curve(size + 1) > (1 - CAREFUL_HEADROOM) * budget
+    )
     assert end.batch_size >= 0.93 * best
     assert len(found.trials) <= found.allowance(end.batch_size)
