@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from autobatch.any_loop import largest_batch, search
+    from autobatch.callback import AutoBatch
     from autobatch.errors import (
         AutobatchError,
         DeviceChangedError,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "autobatch.any_loop": ("largest_batch", "search"),
+    "autobatch.callback": ("AutoBatch",),
     "autobatch.errors": (
         "AutobatchError",
         "DeviceChangedError",
@@ -65,6 +67,7 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "AutoBatch",
     "AutobatchError",
     "DeviceChangedError",
     "DeviceError",

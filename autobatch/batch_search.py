@@ -23,6 +23,7 @@ from autobatch.sizes import SizeSpace
 # peaks' measured spread asks for, between the two shares (measured: scripts/bench/main_job.py).
 LEAST_HEADROOM = 0.025
 MOST_HEADROOM = 0.06
+CAREFUL_HEADROOM = 0.08  # where trials share the process that is to train, and its full pool
 # A failed proof lowers the next one's size by this share, twice that after the next, and so on.
 STEP_DOWN = 0.03
 PROOFS = 2  # trials of the allowance that are kept for proofs: one, and one more if that fails
@@ -43,6 +44,8 @@ class Plan:
         precision: Share of the answer that may be left on the table; 0 for exact.
         headroom_bytes: Least bytes of the budget to keep free; None for LEAST_HEADROOM.
         usual_size: A size the user's script is known to work with, if any.
+        careful: Trials run where memory must not run out: from below, and never at a size that
+            could need more than the budget if memory grew faster than it did so far.
     """
 
     space: SizeSpace
@@ -51,6 +54,7 @@ class Plan:
     precision: float = 0.02
     headroom_bytes: int | None = None
     usual_size: int | None = None
+    careful: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +114,7 @@ class Search:
             return 0
         least = self.plan.headroom_bytes
         if least is None:
-            least = int(LEAST_HEADROOM * budget)
+            least = int((CAREFUL_HEADROOM if self.plan.careful else LEAST_HEADROOM) * budget)
         model = self.model
         if model is None:
             return least
@@ -205,6 +209,8 @@ class Search:
     def next(self) -> Action:
         """The next trial, or the answer."""
         if not self.trials:
+            if self.plan.careful:
+                return Try(self.plan.space.first)
             # The second size tells whether the first fits too, and leaves one trial to spend.
             return Try(self.plan.space.at_most(2 * self.plan.space.first) or 0)
         if any(t.proof and not self.is_fit(t) for t in self.trials):
@@ -213,7 +219,9 @@ class Search:
             return self._find_any()
         size = self._larger()
         proofs = PROOFS if self.plan.precision else 1  # an exact answer takes every other trial
-        if size is not None and self._left() > proofs:
+        # What is sure to fit has the allowance of its own size: small steps lead far below it.
+        reached = self.reached if size is None or not self.plan.careful else size
+        if size is not None and self._left(reached) > proofs:
             return Try(size)
         return Done(self.fits) if self.proven == self.fits else Prove(self.fits)
 
@@ -235,6 +243,8 @@ class Search:
         ):
             return None
         model = self.model
+        if self.plan.careful:
+            return self._surely_larger(low, high)
         if model is not None:
             aim = model.largest_within(self.target_bytes)
             gain = aim * (1 - self.plan.precision / 2) - low
@@ -250,6 +260,22 @@ class Search:
             if self.plan.precision and gain < NEAR_BUDGET * low:
                 return None  # doubling from here would run into the limit for little
         return self._plain(low, high)
+
+    def _surely_larger(self, low: int, high: int) -> int | None:
+        """A larger size that fits even if memory grows faster than it did so far."""
+        model = self.model
+        if model is None:
+            return None
+        aim = model.largest_within(self.target_bytes)
+        size = self._at_most(
+            min(
+                aim * (1 - self.plan.precision / 2),
+                model.largest_surely_within(self.target_bytes),
+                high - 1,
+            )
+        )
+        worth = max(1.0, self.plan.precision * low)
+        return size if size is not None and size - low >= worth else None
 
     def _worth_a_trial(self, aim: float) -> float:
         """Share of a size that another trial must promise: more, the more there were near it."""
@@ -289,16 +315,16 @@ class Search:
         if low:
             near = max(self.plan.precision, STEP_DOWN) if self.plan.precision else 0.0
             middle = self.plan.space.middle(low, high)
-            if high - low <= near * high or not low < middle < high or self._left() < 1:
+            if high - low <= near * high or not low < middle < high or self._left(self.reached) < 1:
                 return Done(low)
             return Prove(middle)
         smallest = self.plan.space.first
-        if high <= smallest or self._left() < 1:
+        if high <= smallest or self._left(self.reached) < 1:
             return GiveUp(failed[-1])
         # A user's error rarely depends on the size: the smallest tells at once.
         share = STEP_DOWN * 2 ** (len(failed) - 1)
         lower = self._at_most(min(high * (1 - share), high - 1)) if share < 1 else None
-        if failed[-1].outcome is Outcome.FAILED or self._left() < 2 or not lower:
+        if failed[-1].outcome is Outcome.FAILED or self._left(self.reached) < 2 or not lower:
             return Prove(smallest)
         return Prove(lower)
 
@@ -329,9 +355,9 @@ class Search:
         doublings = max(1, size // self.plan.space.first).bit_length()
         return doublings + self._remaining(self.plan.space.first << (doublings - 1), None)
 
-    def _left(self) -> int:
-        """Trials left of the allowance for the largest size that ever fitted."""
-        return self.allowance(max(self.reached, self.plan.space.first)) - len(self.trials)
+    def _left(self, reached: int) -> int:
+        """Trials left of the allowance for a size, as a rule the largest that ever fitted."""
+        return self.allowance(max(reached, self.plan.space.first)) - len(self.trials)
 
     def _affordable(self, size: int) -> bool:
         """Whether doubling and bisection still do within the allowance after this trial."""

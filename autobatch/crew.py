@@ -197,6 +197,7 @@ class Crew:
             safe_mode=options.safe_mode,
             optimizer=options.optimizer,
             loss=options.loss,
+            accumulates=options.target_batch_size is not None,
         )
 
     def _prepare(self, worker: Conversation, role: str) -> protocol.Prepared:

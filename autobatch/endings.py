@@ -91,17 +91,7 @@ class LoadingFailed(Exception):  # noqa: N818 - an event; `error` is what the us
 
 def passed(request: protocol.RunTrial, done: protocol.TrialDone) -> Trial:
     """The trial that went through."""
-    return Trial(
-        batch_size=request.batch_size,
-        outcome=Outcome.FITS,
-        peak_bytes=max(done.step_peak_bytes, default=None),
-        other_peak_bytes=done.other_peak_bytes,
-        step_peak_bytes=done.step_peak_bytes,
-        resident_bytes=done.resident_bytes,
-        needed_bytes=done.needed_bytes,
-        step_seconds=done.step_seconds,
-        proof=request.proof,
-    )
+    return done.as_trial(request)
 
 
 def ended(request: protocol.RunTrial, end: End) -> Trial:

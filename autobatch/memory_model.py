@@ -87,6 +87,40 @@ class MemoryModel:
         room = max(0.0, limit_bytes - self.resident_bytes)
         return float(last.batch_size * (room / active) ** (1 / self._pessimistic_exponent))
 
+    def largest_surely_within(self, limit_bytes: float) -> float:
+        """The size for which the limit does even where memory bends upwards from here on.
+
+        Twice a size may need four times what its batch needed (a quadratic loss), and the steepest
+        slope so far may double with the size (one that fixed costs have hidden). The steepest, for
+        a peak that is low for its size is luck with the order of threads.
+        """
+        last = self.points[-1]
+        room = limit_bytes - last.peak_bytes
+        if room <= 0:
+            return 0.0
+        active = max(1, last.peak_bytes - self.resident_bytes)
+        size = last.batch_size * math.sqrt(1 + room / active)
+        slope = self._steepest
+        for point in self.points:
+            if 2 * point.batch_size < last.batch_size:
+                continue  # what it had of fixed costs may be none of the size's by now
+            # point.peak_bytes + slope * (size - point.batch_size) * size / last.batch_size
+            over = (limit_bytes - point.peak_bytes) / slope * last.batch_size
+            half = point.batch_size / 2
+            size = min(size, half + math.sqrt(half * half + max(0.0, over)))
+        return size
+
+    @property
+    def _steepest(self) -> float:
+        """Bytes a sample between two sizes that are well apart, where that was most."""
+        slope = self.slope if len(self.points) > 1 else 1.0
+        for place, point in enumerate(self.points):
+            for before in self.points[:place]:
+                if before.batch_size <= 0.75 * point.batch_size:
+                    run = point.batch_size - before.batch_size
+                    slope = max(slope, (point.peak_bytes - before.peak_bytes) / run)
+        return slope
+
     @property
     def _pessimistic_exponent(self) -> float:
         last = self.points[-1]

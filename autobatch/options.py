@@ -46,6 +46,8 @@ class ProbeOptions(msgspec.Struct, frozen=True, kw_only=True):
         minimum, maximum: The smallest and largest batch size to consider.
         multiple_of: Sizes are multiples of this.
         power_of_two: Sizes are powers of two.
+        target_batch_size: The batch size of a step of the optimizer: the largest micro-batch is
+            sought that divides it, and the gradients of several are added up.
         precision: Share of the answer that may be left on the table; 0 for the exact size.
         headroom: Least share (`'5%'`) or bytes (`'256MiB'`) of the budget to keep free at the
             peak. Defaults to 2.5 %, and where no step could be replayed to as much as the spread
@@ -87,6 +89,7 @@ class ProbeOptions(msgspec.Struct, frozen=True, kw_only=True):
     maximum: int | None = None
     multiple_of: int = 1
     power_of_two: bool = False
+    target_batch_size: int | None = None
     precision: float = 0.02
     headroom: str | None = None
     steps: int = 4
@@ -137,7 +140,7 @@ class ProbeOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     def _check(self) -> None:
         counts = ("minimum", "maximum", "multiple_of", "steps", "proof_steps", "base_batch_size")
-        for name in (*counts, "sequence_length", "fit_call"):
+        for name in (*counts, "sequence_length", "fit_call", "target_batch_size"):
             value = getattr(self, name)
             if value is not None and not 1 <= value <= LARGEST:
                 raise UsageError(
@@ -176,9 +179,15 @@ class ProbeOptions(msgspec.Struct, frozen=True, kw_only=True):
         # Makes no sense whatever the model is: said before a worker starts.
         largest = self.maximum or LARGEST
         try:
-            SizeSpace(self.minimum, largest, self.multiple_of, power_of_two=self.power_of_two)
+            SizeSpace(
+                self.minimum,
+                largest,
+                self.multiple_of,
+                power_of_two=self.power_of_two,
+                divisor_of=self.target_batch_size,
+            )
         except UsageError as error:
-            flags = "--min, --max, --multiple-of or --power-of-two"
+            flags = "--min, --max, --multiple-of, --power-of-two or --target-batch-size"
             raise UsageError(f"{error.message.rstrip('.')}. Change {flags}.") from error
         for name, shape in self.input_shapes.items():
             if not all(size >= 1 for size in shape):

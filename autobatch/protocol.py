@@ -21,7 +21,7 @@ import msgspec
 
 from autobatch import records
 from autobatch.errors import WorkerError
-from autobatch.records import OptimizerInfo
+from autobatch.records import OptimizerInfo, Outcome, Trial
 
 MAX_MESSAGE_BYTES = 1 << 30  # a pickled closure may hold data; more than this is no message
 
@@ -70,7 +70,11 @@ class DeviceRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Prepare(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Load the model and the data, and say what they are."""
+    """Load the model and the data, and say what they are.
+
+    Attributes:
+        accumulates: Trials add the gradients of micro-batches up, which takes memory.
+    """
 
     target: Target
     device: DeviceRequest
@@ -80,6 +84,7 @@ class Prepare(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     safe_mode: bool = True
     optimizer: str | None = None
     loss: str | None = None
+    accumulates: bool = False
 
 
 class RunTrial(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -211,6 +216,20 @@ class TrialDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     not_a_number: bool = False
     optimizers: tuple[str, ...] = ()
 
+    def as_trial(self, request: RunTrial) -> Trial:
+        """The same as a record."""
+        return Trial(
+            batch_size=request.batch_size,
+            outcome=Outcome.FITS,
+            peak_bytes=max(self.step_peak_bytes, default=None),
+            other_peak_bytes=self.other_peak_bytes,
+            step_peak_bytes=self.step_peak_bytes,
+            resident_bytes=self.resident_bytes,
+            needed_bytes=self.needed_bytes,
+            step_seconds=self.step_seconds,
+            proof=request.proof,
+        )
+
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The function is there."""
@@ -253,6 +272,19 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     step_peak_bytes: tuple[int, ...] = ()
     step_seconds: tuple[float, ...] = ()
     free_bytes: int | None = None
+
+    def as_trial(self, request: RunTrial, outcome: Outcome, why: str) -> Trial:
+        """The same as a record, once somebody has judged what it was."""
+        return Trial(
+            batch_size=request.batch_size,
+            outcome=outcome,
+            peak_bytes=max(self.step_peak_bytes, default=None),
+            step_peak_bytes=self.step_peak_bytes,
+            step_seconds=self.step_seconds,
+            why=why,
+            phase=self.phase,
+            proof=request.proof,
+        )
 
 
 Request = Prepare | RunTrial | Load | Call

@@ -236,7 +236,9 @@ class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         batch_size: The largest safe batch size of one replica.
-        global_batch_size: The same for all replicas together.
+        global_batch_size: Samples in a step of the optimizer: of all replicas together, and of
+            all micro-batches.
+        gradient_accumulation_steps: Micro-batches in a step of the optimizer.
         learning_rate: The rate scaled to `global_batch_size`; of a schedule, its scaled start.
             None where the model's optimizer has no rate to scale.
         learning_rate_rule: `linear`, `sqrt` or `none`.
@@ -263,6 +265,7 @@ class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
     schema_version: int = SCHEMA_VERSION
     batch_size: int
     global_batch_size: int
+    gradient_accumulation_steps: int = 1
     learning_rate: float | None = None
     learning_rate_rule: str | None = None
     learning_rate_schedule: dict[str, Any] | None = None

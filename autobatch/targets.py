@@ -34,6 +34,8 @@ def resolve(target: Any, arguments: Sequence[str] = (), *, run_as: str = "auto")
     """
     if isinstance(target, (str, os.PathLike)):
         return _from_text(os.fspath(target), tuple(arguments), run_as)
+    if isinstance(target, LiveTraining):
+        return Target(kind="pickle", pickle=_pickled(target))
     if not callable(target):
         raise UsageError(
             "target must be a path, 'file.py:function', a callable that returns a Keras model, or "
@@ -204,6 +206,23 @@ class PickledModel:
             )
 
 
+class LiveTraining:
+    """A live model, and what is to be known of its data where that cannot go to a worker.
+
+    Args:
+        model: A compiled and built Keras model.
+        sample: Some rows of its training data, as nested numpy arrays.
+        samples: Rows in an epoch; None where unknown.
+        batch_size: The user's own; None where there is none.
+    """
+
+    def __init__(
+        self, model: Any, sample: Any, *, samples: int | None, batch_size: int | None
+    ) -> None:
+        self.model, self.sample = model, sample
+        self.samples, self.batch_size = samples, batch_size
+
+
 class _WithPaths:
     """A pickle that is read where its imports are found: with the `sys.path` of its writer."""
 
@@ -231,6 +250,9 @@ def pickled(content: Any) -> bytes:
 
 
 def _pickled(target: Any) -> bytes:
+    live = target if isinstance(target, LiveTraining) else None
+    if live is not None:
+        target = live.model
     what = f"the {type(target).__name__} {getattr(target, '__name__', '')}".rstrip()
     keras = sys.modules.get("keras")
     homes = {kind.__module__.split(".")[0] for kind in type(target).__mro__}
@@ -250,6 +272,10 @@ def _pickled(target: Any) -> bytes:
                     "keras.Input or call its build(), or pass a function that makes it."
                 )
             target = _pickled_model(target)
+        if live is not None:
+            target = LiveTraining(
+                target, live.sample, samples=live.samples, batch_size=live.batch_size
+            )
         return pickled(target)
     except UsageError:
         raise

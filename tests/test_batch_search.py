@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import random
@@ -16,6 +17,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from autobatch.batch_search import (
+    CAREFUL_HEADROOM,
     LEAST_HEADROOM,
     MOST_HEADROOM,
     Done,
@@ -562,3 +564,49 @@ def test_an_exception_of_the_trials_comes_through() -> None:
 def test_no_space_no_search() -> None:
     with pytest.raises(UsageError):
         SizeSpace(minimum=5, maximum=4)
+
+
+# -- where memory must not run out -----------------------------------------------------------------
+
+CURVES = {
+    "a line": lambda size: 60 * MIB + 400_000 * size,
+    "flat, then a line": lambda size: 60 * MIB + max(26 * MIB, 500_000 * size),
+    "a quadratic behind fixed costs": lambda size: 86 * MIB + 900 * size**2,
+    "a line and a quadratic": lambda size: 60 * MIB + 100_000 * size + 2_000 * size**2,
+    "a bend upwards": lambda size: 60 * MIB + 200_000 * size + 400_000 * max(0, size - 150),
+    "small": lambda size: 30 * MIB + 20_000 * size,
+}
+
+
+@pytest.mark.parametrize("curve", CURVES.values(), ids=CURVES)
+@pytest.mark.parametrize("mebibytes", [256, 1024, 24_000])
+def test_a_careful_search_comes_from_below_and_never_exceeds_the_budget(
+    curve: Callable[[int], int], mebibytes: int
+) -> None:
+    budget = mebibytes * MIB
+    largest = 0
+
+    def measure(size: int, *, proof: bool = False) -> Trial:
+        nonlocal largest
+        largest = max(largest, size)
+        peak = curve(size)
+        assert peak <= budget, f"size {size} would have run out of memory"
+        return Trial(
+            batch_size=size,
+            outcome=Outcome.FITS,
+            peak_bytes=peak,
+            step_peak_bytes=(peak, peak, peak),
+            resident_bytes=int(0.9 * curve(0)),
+            proof=proof,
+        )
+
+    plan = Plan(SizeSpace(), budget_bytes=budget, limit_bytes=budget, careful=True)
+    found, end = run(plan, measure, lambda size: measure(size, proof=True))
+    assert isinstance(end, Done)
+    best = next(
+        size
+        for size in itertools.count(largest)
+        if curve(size + 1) > (1 - CAREFUL_HEADROOM) * budget
+    )
+    assert end.batch_size >= 0.93 * best
+    assert len(found.trials) <= found.allowance(end.batch_size)

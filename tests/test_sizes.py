@@ -93,3 +93,14 @@ def test_everything_is_allowed_by_default() -> None:
     assert (space.first, space.last) == (1, LARGEST)
     assert space.at_most(12345.9) == 12345
     assert space.at_most(1e300) == LARGEST
+
+
+def test_divisors_are_sizes_of_their_own():
+    space = SizeSpace(minimum=2, divisor_of=96, multiple_of=2)
+    assert (space.first, space.last) == (2, 96)
+    assert [space.at_most(size) for size in (1, 2, 5, 47, 1000)] == [None, 2, 4, 32, 96]
+    assert space.between(4, 48) == 6  # 6, 8, 12, 16, 24, 32
+    assert space.middle(4, 48) == 16
+    assert SizeSpace(divisor_of=96, power_of_two=True).last == 32
+    with pytest.raises(UsageError, match="no size that divides 7 from 2 to 6"):
+        SizeSpace(2, 6, divisor_of=7)

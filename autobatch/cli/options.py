@@ -71,6 +71,12 @@ _PROBE = (
         help="Only powers of two.  [default: any size]",
     ),
     _option(
+        "--target-batch-size",
+        type=int,
+        help="Of a step of the optimizer: find the largest micro-batch that divides it, and add "
+        "gradients up.  [default: none; a step takes one batch]",
+    ),
+    _option(
         "--precision",
         type=float,
         help="Share of the answer that may be left on the table; 0 for the exact size.  [default: "

@@ -21,7 +21,8 @@ MOST_BATCHES = 10_000  # to look at where nothing says how many there are
 WORTH_A_WORD = 16 * MIB  # of float64: below, nobody gains by changing it
 
 
-def _chain(dataset: Any) -> Iterator[Any]:
+def chain(dataset: Any) -> Iterator[Any]:
+    """The dataset, the one it was made from, and so on."""
     while dataset is not None:
         yield dataset
         dataset = getattr(dataset, "_input_dataset", None)
@@ -29,7 +30,7 @@ def _chain(dataset: Any) -> Iterator[Any]:
 
 def cardinality(dataset: Any) -> int | None:
     """Elements in one pass; of a dataset that repeats without end, in one round of it."""
-    for each in _chain(dataset):
+    for each in chain(dataset):
         count = int(each.cardinality())
         if count >= 0:
             return count
@@ -55,7 +56,15 @@ def has_open_dimensions(dataset: Any) -> bool:
 
 
 def _batching(dataset: Any) -> Any:
-    return next((d for d in _chain(dataset) if hasattr(d, "_batch_size")), None)
+    return next((d for d in chain(dataset) if hasattr(d, "_batch_size")), None)
+
+
+def batching(dataset: Any) -> tuple[int | None, Any]:
+    """The batch size that the dataset was batched with, and the samples it was made from."""
+    found = _batching(dataset)
+    if found is None:
+        return None, None
+    return int(found._batch_size), getattr(found, "_input_dataset", None)
 
 
 def batching_size(dataset: Any) -> int | None:
@@ -107,7 +116,7 @@ def exact_samples(dataset: Any) -> int | None:
 def _count_of_batches(dataset: Any) -> int | None:
     """Batches in one pass, or in one round of what repeats without end behind the batching."""
     batching = _batching(dataset)
-    for each in _chain(dataset):
+    for each in chain(dataset):
         count = int(each.cardinality())
         if count >= 0:
             return count

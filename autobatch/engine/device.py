@@ -250,3 +250,11 @@ def _local_devices() -> list[Any]:
         config = None
     every = device_lib.list_local_devices(session_config=config)
     return [device for device in every if device.device_type == "GPU"]
+
+
+def emulated_limit() -> int | None:
+    """The limit of the emulated device, where this process was started with one."""
+    if os.environ.get("TF_CPU_ALLOCATOR_USE_BFC", "").lower() not in ("1", "true"):
+        return None
+    limit = os.environ.get(LIMIT_VARIABLE)
+    return int(limit) * MIB if limit else None

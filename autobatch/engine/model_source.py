@@ -19,7 +19,7 @@ from autobatch.engine.batches import synthetic_batches
 from autobatch.engine.device_settings import DeviceSettings
 from autobatch.errors import ModelError, UsageError
 from autobatch.protocol import Prepare, Target
-from autobatch.targets import PickledModel
+from autobatch.targets import LiveTraining, PickledModel
 
 FACTORIES = ("build_model", "create_model", "get_model", "make_model")
 DATASETS = ("build_dataset", "dataset")
@@ -53,7 +53,15 @@ def load(
     if target.kind == "saved":
         return _training(_load_saved(target, request.safe_mode), {}, request)
     if target.kind == "pickle":
-        return _training(*_unpickle(target), request)
+        made = _unpickle(target)
+        if isinstance(made, LiveTraining):
+            return training.from_sample(
+                made.model.restore(),
+                made.sample,
+                samples=made.samples,
+                batch_size=made.batch_size,
+            )
+        return _training(*_made(made), request)
     settings.install()
     if target.kind == "script":
         trap = script.FitTrap(request.fit_call, on_fit)
@@ -215,10 +223,13 @@ def _refuse_legacy(name: str, value: Any) -> None:
         )
 
 
-def _unpickle(target: Target) -> tuple[Any, Mapping[str, Any]]:
-    """The model, and the data that lies beside the function that made it."""
+def _unpickle(target: Target) -> Any:
     assert target.pickle is not None
-    made = cloudpickle.loads(target.pickle)
+    return cloudpickle.loads(target.pickle)
+
+
+def _made(made: Any) -> tuple[Any, Mapping[str, Any]]:
+    """The model, and the data that lies beside the function that made it."""
     if isinstance(made, PickledModel):
         return made.restore(), {}
     beside = getattr(inspect.unwrap(made), "__globals__", {})

@@ -43,14 +43,14 @@ class StepTrace:
         resident = max(0, self._in_use - found)
         data = self._data_bytes if sum(self._data_bytes) <= resident else ()
         if data:
-            kept = max(0, _variable_bytes(model) - found)
+            kept = max(0, variable_bytes(model) - found)
             resident = sum(data) + min(resident - sum(data), kept)
         return fragmentation.needed_bytes(
             traced, resident_bytes=resident, residents=data, grows=self._memory.grows
         )
 
 
-def _variable_bytes(model: Any) -> int:
+def variable_bytes(model: Any) -> int:
     """Bytes of the model's variables and its optimizer's."""
     variables = list(model.variables)
     if getattr(model, "optimizer", None) is not None:

@@ -9,37 +9,25 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any, NoReturn
-
-import keras
-import tensorflow as tf
+from typing import NoReturn
 
 from autobatch import worker
 from autobatch.engine import (
+    accumulation,
     device,
     device_settings,
     failures,
+    inventory,
     model_source,
-    optimizers,
     signature,
-    trial,
 )
+from autobatch.engine.runner import Runner
 from autobatch.engine.training import Training, strategy_of
-from autobatch.errors import ModelError
-from autobatch.protocol import Channel, Failed, Prepare, Prepared, RunTrial, Signature, Stage
+from autobatch.protocol import Channel, Prepare, RunTrial, Signature, Stage
 
 _READ_AT_IMPORT = ("TF_", "XLA_", "CUDA_", "KERAS_BACKEND")
 _HARMLESS = ("TF_CPP_", "TF_USE_LEGACY_KERAS", device.GROWTH_VARIABLE)
 _OURS_ON_CPU = ("TF_CPU_", "TF_ENABLE_ONEDNN_OPTS", "CUDA_")
-
-_USERS_OWN = (
-    ValueError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    NotImplementedError,
-    tf.errors.InvalidArgumentError,
-)
 
 
 def serve(channel: Channel, request: Prepare) -> NoReturn:
@@ -51,8 +39,6 @@ class _Session:
     def __init__(self, channel: Channel, request: Prepare) -> None:
         self._channel, self._request = channel, request
         self._phase = "loading"
-        self._static = False
-        self._traced = False
         self._started = time.perf_counter()
         self._environment = dict(os.environ)
         self._settings = device_settings.DeviceSettings(request.device)
@@ -82,48 +68,29 @@ class _Session:
                 raise self._settings.refused
             training = read()
             memory = device.open_memory(self._request.device, strategy_of(training.model))
-            self._channel.send(self._prepared(training, memory))
+            prepared = inventory.prepared(
+                training,
+                memory,
+                environment=self._set_too_late(),
+                prelude_seconds=time.perf_counter() - self._started,
+                signature=_signature(training),
+                user_limit_bytes=self._settings.limit_bytes,
+            )
+            self._channel.send(prepared)
+            if self._request.accumulates:
+                accumulation.set_steps(training.model, accumulation.TRIAL_STEPS)
+            runner = Runner(training, memory, self._on_stage)
             while (request := self._channel.receive()) is not None:
                 assert isinstance(request, RunTrial)
-                self._channel.send(self._trial(training, memory, request))
+                self._channel.send(runner.run(request))
         except BaseException as error:  # noqa: BLE001
             self._channel.send(failures.describe(error, phase=self._phase))
             _leave(1)
         _leave(0)
 
     def _on_stage(self, stage: str, step: int = 0, steps: int = 0) -> None:
-        if stage == "step" and not self._traced:
-            self._traced, stage = True, "tracing"
         self._phase = stage
         self._channel.send(Stage(stage=stage, step=step, steps=steps))
-
-    def _prepared(self, training: Training, memory: device.DeviceMemory) -> Prepared:
-        if keras.backend.backend() != "tensorflow":
-            raise ModelError(
-                f"Keras runs on the {keras.backend.backend()!r} back end here; autobatch measures "
-                "TensorFlow's memory. Where the model allows it, --backend tensorflow overrides."
-            )
-        model, batches = training.model, training.batches
-        parameters = f", {_count(model)} parameters" if model.built else ""
-        return Prepared(
-            model=f"{model.name}{parameters}",
-            device_name=memory.description,
-            limit_bytes=memory.limit_bytes,
-            resident_bytes=memory.bytes_in_use() + batches.device_bytes,
-            samples=batches.samples,
-            script_batch_size=training.script_batch_size,
-            fixed_batch_size=training.fixed_batch_size,
-            optimizers=optimizers.describe(model),
-            jit_compile=bool(getattr(model, "jit_compile", False)),
-            environment=self._set_too_late(),
-            warnings=(*training.warnings, *batches.warnings),
-            prelude_seconds=round(time.perf_counter() - self._started, 3),
-            signature=_signature(training),
-            replicas=training.replicas,
-            user_limit_bytes=self._settings.limit_bytes,
-            allocator=device.allocator() if self._request.device.kind == "gpu" else "",
-            bus_ids=memory.bus_ids,
-        )
 
     def _set_too_late(self) -> dict[str, str]:
         """Variables that the user's code set, but TensorFlow or Keras had read before."""
@@ -135,31 +102,6 @@ class _Session:
             and not name.startswith(spared)
             and self._environment.get(name) != value
         }
-
-    def _trial(self, training: Training, memory: device.DeviceMemory, request: RunTrial) -> Any:
-        recorder = trial.Recorder(memory, self._on_stage, request, training.batches.held_bytes)
-        try:
-            return trial.run(training, recorder, request, static=self._static or request.proof)
-        except BaseException as error:  # noqa: BLE001
-            recorder.abandon()
-            training.forget_traces()
-            if self._needs_static_shapes(training, error):
-                # Its batches have a fixed size in their shape, and the model counts on one.
-                self._static = True
-                return self._trial(training, memory, request)
-            if self._cannot_validate(training, error):
-                training.borrows = False
-                return self._trial(training, memory, request)
-            failed = failures.describe(error, phase=self._phase)
-            return _with_steps(failed, recorder, memory)
-
-    def _needs_static_shapes(self, training: Training, error: BaseException) -> bool:
-        return training.batches.static and not self._static and isinstance(error, _USERS_OWN)
-
-    def _cannot_validate(self, training: Training, error: BaseException) -> bool:
-        """Whether it was our idea alone to validate this model."""
-        ours = training.borrows and not training.validation
-        return ours and self._phase == "validation" and isinstance(error, _USERS_OWN)
 
 
 def _signature(training: Training) -> Signature | None:
@@ -181,22 +123,3 @@ def _leave(status: int) -> NoReturn:
             with contextlib.suppress(Exception):
                 each.cleanup()
     worker.leave(status)
-
-
-def _with_steps(failed: Failed, recorder: trial.Recorder, memory: device.DeviceMemory) -> Failed:
-    import msgspec
-
-    return msgspec.structs.replace(
-        failed,
-        step_peak_bytes=tuple(recorder.peaks),
-        step_seconds=tuple(round(s, 4) for s in recorder.seconds),
-        free_bytes=max(0, memory.limit_bytes - memory.bytes_in_use()),
-    )
-
-
-def _count(model: Any) -> str:
-    parameters = model.count_params()
-    for unit, name in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if parameters >= unit:
-            return f"{parameters / unit:.1f} {name}"
-    return str(parameters)

@@ -170,6 +170,23 @@ def from_data(model: Any, data: Any, validation: Any = None) -> Training:
     return Training(model, model.fit, batches, arguments, batches.batch_size)
 
 
+def from_sample(
+    model: Any, sample: Any, *, samples: int | None, batch_size: int | None
+) -> Training:
+    """The training of a live model whose data stays where it is: a few rows stand for all.
+
+    Args:
+        model: A compiled model.
+        sample: Some rows of its data, as nested arrays; they come again and again.
+        samples: Rows in an epoch; None where unknown.
+        batch_size: The user's own; None where there is none.
+    """
+    rows = tf.data.Dataset.from_tensor_slices(sample)
+    batches = DatasetBatches(rows, batched=False)
+    batches.samples, batches.batch_size = samples, batch_size
+    return Training(model, model.fit, batches, {}, batch_size)
+
+
 def _batches(model: Any, data: Any) -> Batches:
     if isinstance(data, tf.data.Dataset):
         return DatasetBatches(data, batched=_is_batched(model, data), lengths_vary=_is_open(model))

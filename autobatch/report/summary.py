@@ -156,7 +156,10 @@ def _budget_bar(peak: int, headroom: int, free: int, look: Look) -> list[Text]:
 def _answer(result: ProbeResult, look: Look) -> list[Text]:
     size = Text.assemble(("BATCH SIZE  ", "bold"), (str(result.batch_size), "bold green"))
     parts = [size]
-    if result.global_batch_size != result.batch_size:
+    if result.gradient_accumulation_steps > 1:
+        steps, samples = result.gradient_accumulation_steps, result.global_batch_size
+        parts += [Text(f"times {steps} micro-batches, {samples} a step")]
+    elif result.global_batch_size != result.batch_size:
         replicas = result.global_batch_size // max(1, result.batch_size)
         each = f" on each of {replicas} replicas, {result.global_batch_size} in all"
         parts += [Text(each.strip())]
@@ -227,7 +230,11 @@ def _warnings(result: ProbeResult, look: Look) -> list[Text]:
 
 def _next(result: ProbeResult, look: Look, command: str | None) -> list[Text]:
     lines = [Text("Next: set in your training", "bold")]
-    lines.append(Text.assemble("  ", (f"batch_size={result.global_batch_size}", "cyan")))
+    steps = result.gradient_accumulation_steps
+    size = result.global_batch_size // steps
+    lines.append(Text.assemble("  ", (f"batch_size={size}", "cyan")))
+    if steps > 1:
+        lines.append(Text.assemble("  ", (f"gradient_accumulation_steps={steps}", "cyan")))
     for rate in result.learning_rates:
         value = format_call(rate.schedule) if rate.schedule else format_rate(rate.learning_rate)
         where = "" if rate.optimizer == "optimizer" else f"  # of {rate.optimizer}"

@@ -1,0 +1,276 @@
+"""`AutoBatch`, the Keras callback: the batch size for this live model, before its first step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import msgspec
+
+from autobatch import live_search
+from autobatch.engine import (
+    accumulation,
+    fit_call,
+    guard,
+    late_batches,
+    late_sources,
+    rates,
+    tensorboard,
+)
+from autobatch.engine.fit_call import FitCall
+from autobatch.engine.late_batches import LateBatches, LateSize
+from autobatch.errors import UsageError
+from autobatch.events import Observer, ignore
+from autobatch.options import ProbeOptions
+from autobatch.records import ProbeResult
+
+# What a search is told by the model and the data that are there.
+_NOT_HERE = (
+    "device",
+    "input_shapes",
+    "sequence_length",
+    "run_as",
+    "fit_call",
+    "backend",
+    "safe_mode",
+    "optimizer",
+    "loss",
+)
+
+
+class AutoBatch(keras.callbacks.Callback):  # type: ignore[misc]
+    """Finds the largest safe batch size when `fit` begins, and has this very `fit` train with it.
+
+    It scales the optimizer's learning rate to it, and leaves everything else as if it had never
+    looked: weights, optimizer slots, metrics, random numbers and the data are bit for bit what
+    they were.
+
+    Trials run in a worker process where the device lets one in, on a copy of the model and on a
+    few rows of the data, which come again and again; `result.proof.kind` is then
+    `fresh_process`. They run in this process where TensorFlow already holds the GPU's memory,
+    from below and with more of it kept free; `result.proof.kind` is then `this_process`. Data
+    that this process keeps in the host's memory is no part of what is measured.
+
+    Args:
+        base_batch_size: What the learning rate was chosen for. Defaults to the data's own batch
+            size where it came in batches, else 32.
+        base_learning_rate: The rate at that size. Defaults to the optimizer's. Give it where a
+            model was loaded whose rate may have been scaled before.
+        isolation: Where trials run: `"worker"`, `"process"` (this one), or `"auto"`. Defaults to
+            `"auto"`.
+        observer: Told each event (`autobatch.events`) of the search as it happens. Defaults to
+            nobody.
+        target_batch_size: The batch size of a step of the optimizer, where that may be more than
+            fits: the largest micro-batch is sought that divides it, and the optimizer adds the
+            gradients of several up. Defaults to steps of one batch.
+        **options: Other fields of `autobatch.ProbeOptions`, such as `memory_limit`, `maximum`,
+            `multiple_of`, `headroom` or `learning_rate_rule`.
+
+    Attributes:
+        result: The `ProbeResult` of the last search; None before.
+
+    Raises:
+        UsageError: An argument makes no sense.
+
+    Example:
+        finder = autobatch.AutoBatch(base_batch_size=64)
+        model.fit(finder.batch(dataset), epochs=10, callbacks=[finder])
+        print(finder.result.batch_size, finder.result.learning_rate)
+    """
+
+    def __init__(
+        self,
+        base_batch_size: int | None = None,
+        *,
+        base_learning_rate: float | None = None,
+        isolation: str = "auto",
+        target_batch_size: int | None = None,
+        observer: Observer = ignore,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        if isolation not in live_search.ISOLATIONS:
+            raise UsageError(
+                f"isolation must be {', '.join(live_search.ISOLATIONS)}; received {isolation!r}."
+            )
+        for name in _NOT_HERE:
+            if name in options:
+                raise UsageError(
+                    f"{name} is for autobatch.probe; the callback takes the model, its data and "
+                    "its device as they are. Leave it out."
+                )
+        given = {
+            "base_batch_size": base_batch_size,
+            "base_learning_rate": base_learning_rate,
+            "target_batch_size": target_batch_size,
+        }
+        options |= {name: value for name, value in given.items() if value is not None}
+        self._options = ProbeOptions.checked(**options)
+        self._isolation, self._observer = isolation, observer
+        self._size = LateSize()
+        self._began = False  # this `fit` has had its search
+        self._searched: tuple[Any, ...] | None = None  # what for
+        self._scaled: Any = None  # the optimizer whose rate is ours, and for which size
+        self._scaled_to: int | None = None
+        self._guard: guard.Guard | None = None
+        self.result: ProbeResult | None = None
+
+    def batch(
+        self,
+        data: Any,
+        *,
+        batched: bool | None = None,
+        shuffle: bool = False,
+        sample: Any = None,
+    ) -> LateBatches:
+        """The data in batches whose size is chosen when they are read.
+
+        Shuffling, caching and prefetching of a dataset keep their meaning.
+
+        Args:
+            data: A `tf.data.Dataset` of samples or of batches, a `keras.utils.PyDataset`, or
+                arrays, nested as `(x, y)` or `(x, y, sample_weight)`.
+            batched: Whether a dataset's elements are batches. Defaults to what it looks like.
+            shuffle: Shuffle arrays anew in each epoch, as `fit` does with them. Defaults to no.
+            sample: One batch of the data for trials. Needed only where none can be read without
+                changing what a dataset gives next, and its shapes are open.
+
+        Raises:
+            UsageError: The data is of another kind.
+        """
+        return late_sources.late_batches(
+            data, self._size, batched=batched, shuffle=shuffle, sample=sample
+        )
+
+    # -- what Keras calls --------------------------------------------------------------------
+
+    def set_params(self, params: dict[str, Any]) -> None:
+        """Search, before any callback has begun: all of them see the size and the rate."""
+        super().set_params(params)
+        self._began = False
+        call = fit_call.find(self.model)
+        if call is not None:
+            self._begin(call)
+            if not call.has_own_steps:
+                params["steps"] = call.iterator.num_batches
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Search now, where Keras did not tell before."""
+        if not self._began:
+            self._begin(fit_call.find(self.model))
+            self.model.make_train_function()
+        assert self.result is not None
+        call = fit_call.find(self.model)
+        tensorboard.log(call.callbacks if call else (), self.result)
+        self._guard = guard.Guard(self.model, self.result)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Leave the model as `fit` leaves it; the next one begins anew."""
+        self._began = False
+        self._unguard()
+
+    def _unguard(self) -> None:
+        if self._guard is not None:
+            self._guard.remove()
+            self._guard = None
+
+    # -- the search --------------------------------------------------------------------------
+
+    def _begin(self, call: FitCall | None) -> None:
+        self._unguard()  # of a training that was interrupted
+        late, same_count = self._find_data(call)
+        _build(self.model, late)
+        what = self._what(late)
+        if self.result is None or self._searched is None or not _same(self._searched, what):
+            accumulation.unwrap(self.model)
+            self.result = self._scale(self._search(late))
+            self._searched = what
+            if self._options.target_batch_size is not None:
+                accumulation.set_steps(self.model, self.result.gradient_accumulation_steps)
+        self._size.value = self.result.batch_size * live_search.replicas(self.model)
+        batches = late.batches()
+        if call is not None and not call.has_own_steps and same_count and batches is not None:
+            call.set_steps(batches)
+        self._began = True
+
+    def _find_data(self, call: FitCall | None) -> tuple[LateBatches, bool]:
+        found, same = late_batches.find(call.dataset if call else None, self._size)
+        if found is None:
+            raise UsageError(
+                "AutoBatch is among the callbacks, but the training data does not come from its "
+                "batch(), so its batch size cannot be changed any more. Write: "
+                "model.fit(finder.batch((x, y), shuffle=True), callbacks=[finder]) for arrays, or "
+                "model.fit(finder.batch(dataset), callbacks=[finder]), without batch_size."
+            )
+        return found, same
+
+    def _what(self, late: LateBatches) -> tuple[Any, ...]:
+        """What a search is for: objects, and what of them may change."""
+        model = self.model
+        weights = [(tuple(w.shape), str(w.dtype), w.trainable) for w in model.weights]
+        return (
+            (model, model.optimizer, getattr(model, "_compile_config", None)),
+            weights,
+            late.element_spec,
+            late.samples,
+        )
+
+    def _search(self, late: LateBatches) -> ProbeResult:
+        return live_search.search(
+            self.model,
+            late.sample,
+            self._search_options(),
+            samples=late.samples,
+            batch_size=late.own_batch_size,
+            isolation=self._isolation,
+            observer=self._observer,
+        )
+
+    # -- the learning rate -------------------------------------------------------------------
+
+    def _search_options(self) -> ProbeOptions:
+        """The options, and what the rate of the live optimizer is to be scaled from."""
+        options, optimizer = self._options, self.model.optimizer
+        if self._scaled is optimizer:  # it stands for the size of the search before this one
+            return msgspec.structs.replace(
+                options, base_batch_size=self._scaled_to, base_learning_rate=None
+            )
+        if self._keeps_rate():
+            return msgspec.structs.replace(options, learning_rate_rule="none")
+        return options
+
+    def _keeps_rate(self) -> bool:
+        """Whether the optimizer has trained before we saw it: its rate may be scaled already."""
+        optimizer = self.model.optimizer
+        if self._options.base_learning_rate is not None or self._scaled is optimizer:
+            return False
+        return int(keras.ops.convert_to_numpy(optimizer.iterations)) > 0
+
+    def _scale(self, result: ProbeResult) -> ProbeResult:
+        optimizer = self.model.optimizer
+        if self._keeps_rate():
+            result = msgspec.structs.replace(result, warnings=(*result.warnings, _KEPT))
+        else:
+            rates.apply(self.model, result.learning_rates)
+            self._scaled, self._scaled_to = optimizer, result.global_batch_size
+        return result
+
+
+_KEPT = (
+    "The optimizer has trained before, so its learning rate may have been scaled already, and was "
+    "left as it is. To have it set, give the rate and size it was chosen for: "
+    "AutoBatch(base_batch_size=..., base_learning_rate=...)."
+)
+
+
+def _build(model: Any, late: LateBatches) -> None:
+    """Build a model that waits for its first batch, as that batch would."""
+    if not model.built:
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(late.sample)
+        model(keras.tree.map_structure(lambda leaf: leaf[:1], x))
+
+
+def _same(before: tuple[Any, ...], now: tuple[Any, ...]) -> bool:
+    """Whether nothing changed that memory depends on: objects by identity, the rest by value."""
+    objects = all(a is b for a, b in zip(before[0], now[0], strict=True))
+    return objects and bool(before[1:] == now[1:])

@@ -1,0 +1,92 @@
+"""A batch larger than memory: gradients of several micro-batches make one step of the optimizer.
+
+Keras's optimizers do that themselves (`gradient_accumulation_steps`), but only if told before
+they are built, and with a schedule that runs on with every micro-batch. Here both are mended.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras.optimizers.schedules import LearningRateSchedule
+
+from autobatch.engine import optimizers
+from autobatch.errors import UsageError
+
+TRIAL_STEPS = 2  # a trial of few steps both adds gradients up and applies them
+
+
+def set_steps(model: Any, steps: int) -> None:
+    """Have one step of the optimizer be the mean of `steps` micro-batches; 1 for none.
+
+    An optimizer that has stepped before keeps its count of steps.
+
+    Raises:
+        UsageError: The model has more than one optimizer, or none.
+    """
+    held = optimizers.held(model)
+    if len(held) != 1:
+        names = ", ".join(name for name, _ in held) or "none"
+        raise UsageError(
+            f"A target batch size needs a model with one optimizer; this one has {names}. Leave "
+            "target_batch_size out, and add up the gradients in its train_step."
+        )
+    optimizer = _inner(held[0][1])
+    before = optimizer.gradient_accumulation_steps or 1
+    unwrap(model)
+    if steps != before:
+        done = int(optimizer.iterations)
+        optimizer.gradient_accumulation_steps = steps if steps > 1 else None
+        if optimizer.built:
+            _accumulators(optimizer)
+        optimizer._iterations.assign(done * steps)
+        model.train_function = None  # its trace knows the old number
+    own = optimizer._learning_rate
+    if steps > 1 and isinstance(own, LearningRateSchedule):
+        optimizer._learning_rate = EffectiveSteps(own, steps)
+
+
+def unwrap(model: Any) -> None:
+    """Give each optimizer the schedule back that `set_steps` has slowed down."""
+    for _, optimizer in optimizers.held(model):
+        inner = _inner(optimizer)
+        if isinstance(inner._learning_rate, EffectiveSteps):
+            inner._learning_rate = inner._learning_rate.schedule
+
+
+def _inner(optimizer: Any) -> Any:
+    return getattr(optimizer, "inner_optimizer", optimizer)  # of a LossScaleOptimizer
+
+
+def _accumulators(optimizer: Any) -> None:
+    """Where gradients are added up, in an optimizer that was built without, or before."""
+    if getattr(optimizer, "_accumulated_gradients", None):
+        optimizer._backend_reset_gradient_accumulators()
+        return
+    optimizer._accumulated_gradients = [
+        optimizer.add_variable_from_reference(variable, name="gradient_accumulator")
+        for variable in optimizer._trainable_variables
+    ]
+
+
+@keras.saving.register_keras_serializable(package="autobatch")
+class EffectiveSteps(LearningRateSchedule):  # type: ignore[misc]
+    """A schedule that goes on once in `steps` micro-batches.
+
+    Args:
+        schedule: The user's own.
+        steps: Micro-batches in a step of the optimizer.
+    """
+
+    def __init__(self, schedule: Any, steps: int) -> None:
+        if isinstance(schedule, dict):
+            schedule = keras.optimizers.schedules.deserialize(schedule)
+        self.schedule, self.steps = schedule, steps
+
+    def __call__(self, step: Any) -> Any:
+        return self.schedule(keras.ops.floor_divide(step, self.steps))
+
+    def get_config(self) -> dict[str, Any]:
+        form = keras.optimizers.schedules.serialize(self.schedule)
+        return {"schedule": form, "steps": self.steps}

@@ -1,0 +1,157 @@
+"""Trials in this very process, which holds the device and is to train afterwards.
+
+TensorFlow gives a GPU's memory back only when a process ends, so beside a process that holds it no
+worker gets in. What trials change here is the caller's to put back (`snapshot.as_before`); what
+they must not do is run out of memory, so the search asks only for sizes that are sure to fit.
+"""
+
+from __future__ import annotations
+
+import gc
+import platform
+import sys
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from autobatch import oom
+from autobatch.engine import device, inventory, replay
+from autobatch.engine.runner import Runner
+from autobatch.engine.training import Training
+from autobatch.errors import DeviceError
+from autobatch.events import Observer, WorkerStage
+from autobatch.options import ProbeOptions
+from autobatch.protocol import DeviceRequest, Failed, RunTrial, TrialDone
+from autobatch.records import Device, Trial
+from autobatch.units import parse_bytes
+
+HERE = "here"  # what observers are told in place of a worker's name
+
+
+class InProcess:
+    """Runs the trials of a search in this process.
+
+    Args:
+        training: What to train.
+        options: Those of the search.
+        observer: Told what begins.
+
+    Raises:
+        DeviceError: The allocator of the device gives no statistics.
+    """
+
+    def __init__(self, training: Training, options: ProbeOptions, observer: Observer) -> None:
+        self._options, self._observe = options, observer
+        self._memory = open_memory()
+        self._runner = Runner(training, self._memory, self._on_stage)
+        self._size: int | None = None
+        self._passed = 0
+        self.failed: Failed | None = None
+        self.not_a_number = False
+        self.versions = {
+            "python": platform.python_version(),
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+        }
+        self.prepared = inventory.prepared(training, self._memory)
+        limit = self._memory.limit_bytes
+        asked = options.memory_limit
+        budget = min(parse_bytes(asked, "memory_limit"), limit) if asked else limit
+        kind = self._memory.name.partition(":")[0].lower()
+        self.device = Device(
+            name=self._memory.description,
+            kind=kind,
+            index=0 if kind == "gpu" else None,
+            limit_bytes=limit,
+            budget_bytes=budget,
+        )
+
+    def measure(
+        self, batch_size: int, *, steps: int, trace: bool, enough_bytes: int | None
+    ) -> Trial:
+        """Run a search trial."""
+        request = RunTrial(
+            batch_size=batch_size, steps=steps, trace=trace, enough_bytes=enough_bytes
+        )
+        return self._run(request)[0]
+
+    def prove(self, batch_size: int) -> tuple[Trial, TrialDone | None]:
+        """Run a proof: in this process, since this is the one that will train."""
+        request = RunTrial(
+            batch_size=batch_size,
+            steps=self._options.proof_steps,
+            validation=self._options.validation,
+            proof=True,
+        )
+        return self._run(request)
+
+    def _run(self, request: RunTrial) -> tuple[Trial, TrialDone | None]:
+        self._size = request.batch_size
+        answer = self._runner.run(request)
+        gc.collect()
+        if isinstance(answer, TrialDone):
+            self.not_a_number |= answer.not_a_number
+            self._passed = max(self._passed, request.batch_size)
+            return answer.as_trial(request), answer
+        self.failed = answer
+        found = oom.diagnose(
+            oom.Evidence(
+                exception_types=answer.exception_types,
+                message=answer.message,
+                causes=answer.causes,
+                phase=answer.phase,
+                device=self.device.kind,
+                device_free_bytes=answer.free_bytes,
+                smaller_size_passed=0 < self._passed < request.batch_size,
+            )
+        )
+        return answer.as_trial(request, found.outcome, found.why), None
+
+    def _on_stage(self, stage: str, step: int, steps: int) -> None:
+        self._observe(WorkerStage(HERE, stage, step, steps, self._size))
+
+
+def open_memory() -> device.DeviceMemory:
+    """The allocator of the device that this process trains on.
+
+    Raises:
+        DeviceError: It is the CPU's usual one, which gives no statistics.
+    """
+    gpu = bool(tf.config.get_visible_devices("GPU"))
+    if not gpu and not on_emulated_device():
+        raise DeviceError(
+            "Trials in this process need an allocator that tells its peak, which a GPU's does and "
+            "the CPU's usual one does not. Leave isolation at 'auto' or 'worker'; or have the CPU "
+            "use the GPU's allocator: set TF_CPU_ALLOCATOR_USE_BFC=true, "
+            "TF_CPU_BFC_MEM_LIMIT_IN_MB and TF_ENABLE_ONEDNN_OPTS=0 before TensorFlow is imported."
+        )
+    return device.open_memory(DeviceRequest(kind="gpu" if gpu else "cpu"))
+
+
+def on_emulated_device() -> bool:
+    """Whether the CPU of this process has a GPU's allocator, with a limit."""
+    return device.emulated_limit() is not None
+
+
+def holds_a_gpu() -> bool:
+    """Whether this process has taken the memory of a GPU, so that no worker can have it."""
+    if not tf.config.get_visible_devices("GPU"):
+        return False
+    context: Any = sys.modules.get("tensorflow.python.eager.context")
+    try:
+        return bool(context.context()._initialized)
+    except AttributeError:  # a private name: then it surely did, to build a model
+        return True
+
+
+def budget_beside(model: Any) -> int | None:
+    """Bytes of the emulated device that a training of `model` may use; None on any other.
+
+    What lies there besides the model, such as data, is not the training's to use.
+    """
+    limit = device.emulated_limit()
+    if limit is None:
+        return None
+    in_use = int(tf.config.experimental.get_memory_info("CPU:0")["current"])
+    return limit - max(0, in_use - replay.variable_bytes(model))

@@ -1,0 +1,73 @@
+"""What a training is, before its first step, in plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import keras
+
+from autobatch.engine import device, optimizers
+from autobatch.engine.device import DeviceMemory
+from autobatch.engine.training import Training
+from autobatch.errors import ModelError
+from autobatch.protocol import Prepared, Signature
+
+
+def prepared(
+    training: Training,
+    memory: DeviceMemory,
+    *,
+    environment: Mapping[str, str] = MappingProxyType({}),
+    prelude_seconds: float = 0.0,
+    signature: Signature | None = None,
+    user_limit_bytes: int | None = None,
+) -> Prepared:
+    """The model, its data and its device as a search wants to know them.
+
+    Args:
+        training: What trials will run.
+        memory: Where.
+        environment: Variables that should have been set before TensorFlow was imported.
+        prelude_seconds: What loading took.
+        signature: Of what was loaded.
+        user_limit_bytes: A memory limit that the user's code sets on a GPU.
+
+    Raises:
+        ModelError: Keras does not run on TensorFlow.
+    """
+    if keras.backend.backend() != "tensorflow":
+        raise ModelError(
+            f"Keras runs on the {keras.backend.backend()!r} back end here; autobatch measures "
+            "TensorFlow's memory. Where the model allows it, --backend tensorflow overrides."
+        )
+    model, batches = training.model, training.batches
+    parameters = f", {_count(model)} parameters" if model.built else ""
+    return Prepared(
+        model=f"{model.name}{parameters}",
+        device_name=memory.description,
+        limit_bytes=memory.limit_bytes,
+        resident_bytes=memory.bytes_in_use() + batches.device_bytes,
+        samples=batches.samples,
+        script_batch_size=training.script_batch_size,
+        fixed_batch_size=training.fixed_batch_size,
+        optimizers=optimizers.describe(model),
+        jit_compile=bool(getattr(model, "jit_compile", False)),
+        environment=dict(environment),
+        warnings=(*training.warnings, *batches.warnings),
+        prelude_seconds=round(prelude_seconds, 3),
+        signature=signature,
+        replicas=training.replicas,
+        user_limit_bytes=user_limit_bytes,
+        allocator=device.allocator() if memory.name.upper().startswith("GPU") else "",
+        bus_ids=memory.bus_ids,
+    )
+
+
+def _count(model: Any) -> str:
+    parameters = model.count_params()
+    for unit, name in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if parameters >= unit:
+            return f"{parameters / unit:.1f} {name}"
+    return str(parameters)

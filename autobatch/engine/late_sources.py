@@ -1,0 +1,178 @@
+"""What a user trains on -> the same in batches of a size that is chosen later."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from autobatch.engine import dataset_chain, samples
+from autobatch.engine.late_batches import LateBatches, LateSize
+from autobatch.errors import UsageError
+
+
+def late_batches(
+    data: Any,
+    size: LateSize,
+    *,
+    batched: bool | None = None,
+    shuffle: bool = False,
+    sample: Any = None,
+) -> LateBatches:
+    """The data in batches of a size chosen later. See `AutoBatch.batch`."""
+    if isinstance(data, tf.data.Dataset):
+        if shuffle:
+            raise UsageError("shuffle is for arrays; call the dataset's own shuffle() instead.")
+        return _of_dataset(data, size, batched, sample)
+    if isinstance(data, keras.utils.PyDataset):
+        return _of_py_dataset(data, size, sample)
+    leaves = keras.tree.flatten(data)
+    if leaves and all(hasattr(leaf, "__array__") for leaf in leaves):
+        return _of_arrays(data, size, shuffle)
+    raise UsageError(
+        f"finder.batch takes a tf.data.Dataset, a keras.utils.PyDataset, or arrays, also nested "
+        f"as (x, y) or (x, y, sample_weight); received {type(data).__name__}. Wrap a generator "
+        "in tf.data.Dataset.from_generator."
+    )
+
+
+def _of_dataset(dataset: Any, size: LateSize, batched: bool | None, sample: Any) -> LateBatches:
+    batched = _looks_batched(dataset) if batched is None else batched
+    static = batched and dataset_chain.static_batch_size(dataset) is not None
+
+    def make(chosen: Any) -> Any:
+        if batched:
+            return dataset.rebatch(chosen, drop_remainder=static)
+        return dataset.batch(chosen)
+
+    def read() -> Any:
+        return samples.of_dataset(dataset, batched=bool(batched))
+
+    count = _exact_count(dataset) if batched else _known(dataset)
+    own = (
+        (dataset_chain.static_batch_size(dataset) or dataset_chain.batching(dataset)[0])
+        if batched
+        else None
+    )
+    return LateBatches(
+        size,
+        make,
+        count=count,
+        read_sample=read if sample is None else lambda: samples.of_arrays(sample),
+        own_batch_size=own,
+        drops=static,
+        options=dataset.options(),
+    )
+
+
+def _looks_batched(dataset: Any) -> bool:
+    """Whether the elements are batches, as far as the dataset itself tells."""
+    for each in dataset_chain.chain(dataset):
+        if type(each).__name__ == "_UnbatchDataset":
+            return False
+        if hasattr(each, "_batch_size") or hasattr(each, "_batch_sizes"):
+            return True
+    shapes = [s.shape for s in tf.nest.flatten(dataset.element_spec) if hasattr(s, "shape")]
+    return bool(shapes) and all(shape.rank and shape[0] is None for shape in shapes)
+
+
+def _known(dataset: Any) -> int | None:
+    count = int(dataset.cardinality())
+    return count if count >= 0 else None
+
+
+def _exact_count(dataset: Any) -> int | None:
+    """Samples in one pass of a dataset of batches; None where they cannot be known exactly."""
+    batches, static = _known(dataset), dataset_chain.static_batch_size(dataset)
+    if batches is None:
+        return None
+    if static is not None:
+        return batches * static
+    own, inside = dataset_chain.batching(dataset)
+    count = _known(inside) if inside is not None else None
+    if own is None or count is None:
+        return None
+    whole = math.ceil(count / own)
+    if batches == whole:
+        return count
+    return None  # cut by take, skip or shard, or repeated: the odd batch may be anywhere
+
+
+def _of_arrays(data: Any, size: LateSize, shuffle: bool) -> LateBatches:
+    rows = {len(leaf) for leaf in keras.tree.flatten(data)}
+    if len(rows) != 1:
+        raise UsageError(f"Arrays must have the same number of rows; received {sorted(rows)}.")
+    count = rows.pop()
+
+    def tensor(leaf: Any) -> Any:
+        array = np.asarray(leaf)
+        if array.dtype == np.float64:  # as Keras does with arrays
+            array = array.astype(keras.config.floatx())
+        return tf.convert_to_tensor(array)
+
+    with tf.device("CPU:0"):  # a GPU's memory is for the training
+        tensors = keras.tree.map_structure(tensor, data)
+    indices = tf.data.Dataset.range(count)
+    if shuffle:
+        indices = indices.shuffle(count)
+
+    def gather(chosen: Any) -> Any:
+        return tf.nest.map_structure(lambda leaf: tf.gather(leaf, chosen), tensors)
+
+    return LateBatches(
+        size,
+        lambda chosen: indices.batch(chosen).map(gather, num_parallel_calls=tf.data.AUTOTUNE),
+        count=count,
+        read_sample=lambda: samples.of_arrays(data),
+    )
+
+
+def _of_py_dataset(data: Any, size: LateSize, sample: Any) -> LateBatches:
+    try:
+        length = data.num_batches
+    except NotImplementedError:
+        length = None
+    if length is None:
+        raise UsageError(
+            "A PyDataset without a length cannot be cut into other batches, for nothing says "
+            "where its epoch ends. Give it num_batches or __len__."
+        )
+    first, last = (_arrays(data[index]) for index in (0, length - 1))
+    own = _rows(first)
+
+    def read() -> Iterator[Any]:
+        for index in range(length):
+            yield _arrays(data[index])
+        data.on_epoch_end()
+
+    batches = tf.data.Dataset.from_generator(
+        read, output_signature=keras.tree.map_structure(_spec, first, last)
+    )
+    return LateBatches(
+        size,
+        lambda chosen: batches.prefetch(tf.data.AUTOTUNE).rebatch(chosen),
+        count=(length - 1) * own + _rows(last),
+        read_sample=lambda: samples.of_arrays(first if sample is None else sample),
+        own_batch_size=own,
+    )
+
+
+def _arrays(batch: Any) -> Any:
+    return keras.tree.map_structure(np.asarray, tuple(batch) if _is_list(batch) else batch)
+
+
+def _is_list(batch: Any) -> bool:
+    return isinstance(batch, (list, tuple))
+
+
+def _rows(batch: Any) -> int:
+    return len(keras.tree.flatten(batch)[0])
+
+
+def _spec(first: Any, last: Any) -> Any:
+    shape = [a if a == b else None for a, b in zip(first.shape[1:], last.shape[1:], strict=True)]
+    return tf.TensorSpec([None, *shape], first.dtype)

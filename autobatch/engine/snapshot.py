@@ -1,0 +1,160 @@
+"""What a training leaves behind, put aside before trials in this process and put back after.
+
+Numbers first: variables of the model, of its optimizers and of its metrics, bit for bit, on the
+host. Then what Python objects remember: an optimizer that had no slots has none again, the model
+has its own `train_function` back. Then the sources of random numbers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import gc
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from autobatch.engine import optimizers
+
+_OF_FIT = (
+    "train_function",
+    "test_function",
+    "predict_function",
+    "stop_training",
+    "stop_evaluating",
+    "history",
+    "_initial_epoch",
+    "_eval_epoch_iterator",
+)
+_GLOBAL_SEEDS = "global_seed_generator"  # Keras's name of it
+
+
+@contextlib.contextmanager
+def as_before(model: Any) -> Iterator[None]:
+    """Whatever is trained inside, `model` comes out as it went in, and so do random numbers."""
+    with random_numbers_as_before():
+        variables = [(each, each.numpy().copy()) for each in _variables(model)]
+        objects = [_Attributes(each) for each in _optimizers(model)]
+        missing = object()
+        attributes = {name: vars(model).get(name, missing) for name in _OF_FIT}
+        model.train_function = model.test_function = model.predict_function = None
+        try:
+            yield
+        finally:
+            for each in objects:
+                each.put_back()
+            for name, value in attributes.items():
+                if value is not missing:
+                    setattr(model, name, value)
+                elif name in vars(model):
+                    delattr(model, name)
+            for variable, value in variables:
+                variable.assign(value)
+            known = {id(variable) for variable, _ in variables}
+            if any(id(_bare(each)) not in known for each in model.metrics_variables):
+                model.reset_metrics()  # made by the first batch that they saw
+            gc.collect()  # what the trials have traced holds memory of the device
+
+
+@contextlib.contextmanager
+def random_numbers_as_before() -> Iterator[None]:
+    """Python's, numpy's, TensorFlow's and Keras's random numbers go on where they were."""
+    python, of_numpy = random.getstate(), np.random.get_state()
+    put_back = [_eager_context(), _global_generator(), _keras_seeds()]
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(of_numpy)
+        for each in put_back:
+            each()
+
+
+class _Attributes:
+    """The attributes of an object, and what lists and dictionaries among them held."""
+
+    def __init__(self, held: Any) -> None:
+        self._held = held
+        self._values = dict(vars(held))
+        containers = [v for v in self._values.values() if isinstance(v, (list, dict, set))]
+        # Keras's tracker of variables remembers ids, which new variables may get again.
+        containers += getattr(self._values.get("_tracker"), "stored_ids", {}).values()
+        self._contents = [(each, copy.copy(each)) for each in containers]
+
+    def put_back(self) -> None:
+        vars(self._held).clear()
+        vars(self._held).update(self._values)
+        for container, content in self._contents:
+            container.clear()
+            if isinstance(container, list):
+                container.extend(content)
+            else:
+                container.update(content)
+
+
+def _optimizers(model: Any) -> list[Any]:
+    found = []
+    for _, optimizer in optimizers.held(model):
+        found += [optimizer, *filter(None, [getattr(optimizer, "inner_optimizer", None)])]
+    return found
+
+
+def _variables(model: Any) -> list[Any]:
+    """All variables that a training step may assign to, each once."""
+    found = [*model.variables, *model.metrics_variables]
+    for layer in model._flatten_layers():
+        found += [each for each in vars(layer).values() if isinstance(each, tf.Variable)]
+    for optimizer in _optimizers(model):
+        found += optimizer.variables
+    return list({id(bare): bare for bare in map(_bare, found)}.values())
+
+
+def _bare(variable: Any) -> Any:
+    return variable.value if isinstance(variable, keras.Variable) else variable
+
+
+def _nothing() -> None:
+    pass
+
+
+def _eager_context() -> Any:
+    """The generator that TensorFlow draws the seeds of its eager operations from."""
+    try:
+        from tensorflow.python.eager import context
+
+        generator = context.context()._rng
+    except (ImportError, AttributeError):  # a private name: where it has moved, there is no way
+        return _nothing
+    if generator is None:
+        return _nothing
+    state = generator.getstate()
+    return lambda: generator.setstate(state)
+
+
+def _global_generator() -> Any:
+    try:
+        from tensorflow.python.ops import stateful_random_ops as ops
+
+        generator = ops.global_generator
+    except (ImportError, AttributeError):
+        return _nothing
+    if generator is None:
+        return lambda: setattr(ops, "global_generator", None)
+    state = generator.state.numpy().copy()
+    return lambda: generator.state.assign(state)
+
+
+def _keras_seeds() -> Any:
+    try:
+        from keras.src.backend.common import global_state
+    except ImportError:
+        return _nothing
+    seeds = global_state.get_global_attribute(_GLOBAL_SEEDS)
+    if seeds is None:
+        return lambda: global_state.set_global_attribute(_GLOBAL_SEEDS, None)
+    state = seeds.state.numpy().copy()
+    return lambda: seeds.state.assign(state)

@@ -1,0 +1,132 @@
+"""A search for a live model: in workers, or in the process that holds it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import tensorflow as tf
+
+from autobatch import learning_rate, probing, searching
+from autobatch.engine import accumulation, in_process, optimizers, snapshot, training
+from autobatch.errors import DeviceError, ModelError, UsageError
+from autobatch.events import Notice, Observer
+from autobatch.options import ProbeOptions
+from autobatch.records import ProbeResult
+from autobatch.targets import LiveTraining
+from autobatch.units import parse_bytes
+
+ISOLATIONS = ("auto", "worker", "process")
+
+
+def search(
+    model: Any,
+    sample: Any,
+    options: ProbeOptions,
+    *,
+    samples: int | None,
+    batch_size: int | None,
+    isolation: str,
+    observer: Observer,
+) -> ProbeResult:
+    """The largest safe batch size of a live model, which is afterwards what it was.
+
+    Args:
+        model: A compiled and built Keras model.
+        sample: Some rows of its data.
+        options: How to search.
+        samples: Rows in an epoch; None where unknown.
+        batch_size: The data's own; None where it has none.
+        isolation: One of ISOLATIONS.
+        observer: Told each event as it happens.
+
+    Raises:
+        AutobatchError: As `autobatch.probe`.
+    """
+    live = LiveTraining(model, sample, samples=samples, batch_size=batch_size)
+    with snapshot.random_numbers_as_before():
+        if _in_process(model, options, isolation):
+            return _search_here(live, options, observer)
+        try:
+            return _for_replicas(_search_in_workers(live, options, observer), model, options)
+        except ModelError as error:
+            if "cannot be sent to a worker" not in error.message:
+                raise
+            if isolation != "auto" or not in_process.on_emulated_device():
+                raise _unsendable(error) from error
+            observer(Notice(f"{error.message} Trials run in this process instead."))
+            return _search_here(live, options, observer)
+
+
+def replicas(model: Any) -> int:
+    """Copies of the model that its strategy trains side by side."""
+    return int(model.distribute_strategy.num_replicas_in_sync)
+
+
+def _search_here(live: LiveTraining, options: ProbeOptions, observer: Observer) -> ProbeResult:
+    model = live.model
+    with snapshot.as_before(model):
+        trained = training.from_sample(
+            model, live.sample, samples=live.samples, batch_size=live.batch_size
+        )
+        here = in_process.InProcess(trained, options, observer)
+        if options.target_batch_size is not None:
+            accumulation.set_steps(model, accumulation.TRIAL_STEPS)
+        return searching.search_here(here, options, observer=observer)
+
+
+def _search_in_workers(
+    live: LiveTraining, options: ProbeOptions, observer: Observer
+) -> ProbeResult:
+    fields = msgspec.structs.asdict(options)
+    fields["device"] = "gpu" if tf.config.get_visible_devices("GPU") else "cpu"
+    emulated = in_process.budget_beside(live.model)
+    if emulated is not None:
+        asked = options.memory_limit
+        fields["memory_limit"] = str(min(emulated, parse_bytes(asked)) if asked else emulated)
+    return probing.probe(live, observer=observer, **fields)
+
+
+def _unsendable(error: ModelError) -> ModelError:
+    return ModelError(
+        f"{error.message.partition(' Pass a function')[0]} Give its own classes get_config and "
+        "from_config (keras.saving.register_keras_serializable), so that Keras can save and load "
+        "it.",
+        details=error.details,
+    )
+
+
+def _in_process(model: Any, options: ProbeOptions, isolation: str) -> bool:
+    taken = in_process.holds_a_gpu()
+    if isolation == "worker" and taken:
+        raise DeviceError(
+            "TensorFlow in this process has taken the GPU's memory, so no worker can have it. "
+            "Leave isolation at 'auto': trials then run in this process."
+        )
+    here = isolation == "process" or taken
+    if (here or options.target_batch_size is not None) and replicas(model) > 1:
+        raise UsageError(
+            f"{'Trials in this process' if here else 'target_batch_size'} and a strategy of "
+            f"{replicas(model)} replicas do not go together. Find the size for one replica "
+            "beforehand with autobatch.probe."
+        )
+    return here
+
+
+def _for_replicas(result: ProbeResult, model: Any, options: ProbeOptions) -> ProbeResult:
+    """The result of one replica as that of all of them."""
+    count = replicas(model)
+    if count == 1:
+        return result
+    size = count * result.batch_size
+    rates = tuple(
+        learning_rate.scale_learning_rate(
+            each,
+            base_batch_size=result.base_batch_size or searching.DEFAULT_BASE_BATCH_SIZE,
+            batch_size=size,
+            rule=options.learning_rate_rule,
+            base_learning_rate=options.base_learning_rate,
+        )
+        for each in optimizers.describe(model)
+    )
+    return searching.with_rates(result, rates, global_batch_size=size)

@@ -1,0 +1,162 @@
+"""The callback against its bars: bit for bit, as fast as a plain batch, no memory lost.
+
+    callback.py exact                       training with it, and hard-coded to its answer
+    callback.py pipeline                    finder.batch against a plain batch, in alternating pairs
+    callback.py search [CONFIGURATION ...]  searches in the process that trains
+
+Rows go to rows/callback.jsonl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from configurations import CONFIGURATIONS, EXAMPLES, ROWS
+
+CALLBACK = ROWS / "callback.jsonl"
+SAMPLES = Path(__file__).resolve().parent.parent.parent / "tests" / "samples"
+PAIRS = 15
+POLICIES = ("float32", "mixed_float16")
+
+
+def write(row: dict) -> None:
+    with CALLBACK.open("a") as file:
+        print(json.dumps(row), file=file)
+    print(json.dumps(row), flush=True)
+
+
+def exact() -> None:
+    """Bar 1: every difference over 50 steps."""
+    runs = [
+        (policy, isolation, resumed)
+        for policy in POLICIES
+        for isolation in ("process", "worker")
+        for resumed in (False, True)
+    ]
+    environment = next(iter(CONFIGURATIONS.values())).environment()
+    done = subprocess.run(
+        [sys.executable, "callback_exact.py", json.dumps(runs)],
+        cwd=SAMPLES,
+        env={**environment, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    for (policy, isolation, resumed), line in zip(runs, lines, strict=True):
+        what = {"policy": policy, "isolation": isolation, "resumed": resumed}
+        write({"bar": "exact", **what, **json.loads(line)})
+
+
+def pipeline() -> None:
+    """Bar 2: seconds of a whole pass, in pairs that take turns."""
+    import numpy as np
+    import tensorflow as tf
+
+    import autobatch
+
+    rng = np.random.default_rng(0)
+    small = rng.random((1_000_000, 4), "float32"), np.arange(1_000_000)
+    images = rng.random((20_000, 32, 32, 3), "float32"), rng.integers(0, 10, 20_000)
+    for name, arrays, size in (("1 million small", small, 256), ("cifar", images, 256)):
+        rows = tf.data.Dataset.from_tensor_slices(arrays)
+        for kind, data in (("rows", rows), ("batches", rows.batch(32))):
+            finder = autobatch.AutoBatch()
+            finder._size.value = size  # as a search leaves it
+            late = finder.batch(data)
+            plain = (data if kind == "rows" else data.unbatch()).batch(size)
+            if kind == "batches":
+                plain = data.rebatch(size)
+            plain = plain.prefetch(tf.data.AUTOTUNE)
+            ratios = [seconds(late) / seconds(plain) for _ in range(PAIRS)]
+            write(
+                {
+                    "bar": "pipeline",
+                    "data": name,
+                    "kind": kind,
+                    "median_ratio": round(statistics.median(ratios), 3),
+                    "ratios": [round(each, 3) for each in ratios],
+                }
+            )
+
+
+def seconds(dataset: object) -> float:
+    started = time.perf_counter()
+    for _ in dataset:  # type: ignore[attr-defined]
+        pass
+    return time.perf_counter() - started
+
+
+def search(names: list[str]) -> None:
+    """Bar 3: each in a process of its own, beside the answers that probes have given."""
+    for name in names:
+        configuration = CONFIGURATIONS[name]
+        done = subprocess.run(
+            [sys.executable, __file__, "here", name],
+            env={**configuration.environment(), "CUDA_VISIBLE_DEVICES": ""},
+            capture_output=True,
+            text=True,
+        )
+        row = {"bar": "search", "configuration": name, "exit": done.returncode}
+        if done.returncode == 0:
+            row |= json.loads(done.stdout.splitlines()[-1])
+            row["probed"] = [
+                each["batch_size"]
+                for each in map(json.loads, (ROWS / "searches.jsonl").open())
+                if each["configuration"] == name and "batch_size" in each
+            ]
+        else:
+            row["error"] = done.stderr[-300:]
+        write(row)
+
+
+def here(name: str) -> None:
+    """One search in this process, and two steps at its answer."""
+    import autobatch
+
+    path = EXAMPLES / f"{CONFIGURATIONS[name].example}.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    model, finder = module.build_model(), autobatch.AutoBatch(isolation="process")
+    data = finder.batch(module.build_dataset())
+    model.fit(data, steps_per_epoch=2, callbacks=[finder], verbose=0)
+    result = finder.result
+    assert result is not None
+    outcomes = [str(each.outcome) for each in result.trials]
+    row = {
+        "batch_size": result.batch_size,
+        "sizes": [each.batch_size for each in result.trials],
+        "out_of_memory": outcomes.count("out_of_memory"),
+        "seconds": result.seconds,
+        "peak_bytes": result.peak_bytes,
+    }
+    print(json.dumps(row))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("bar", choices=["exact", "pipeline", "search", "here"])
+    parser.add_argument("configurations", nargs="*", default=list(CONFIGURATIONS))
+    given = parser.parse_args()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if given.bar == "search":
+        search(given.configurations)
+    elif given.bar == "here":
+        here(given.configurations[0])
+    else:
+        {"exact": exact, "pipeline": pipeline}[given.bar]()
+
+
+if __name__ == "__main__":
+    main()

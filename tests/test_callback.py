@@ -1,0 +1,105 @@
+"""The callback in real calls of `fit`, each group in a TensorFlow process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SAMPLES = Path(__file__).resolve().parent / "samples"
+EMULATED = {
+    "TF_CPU_ALLOCATOR_USE_BFC": "true",
+    "TF_ENABLE_ONEDNN_OPTS": "0",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "CUDA_VISIBLE_DEVICES": "",
+}
+
+
+def sample(name: str, *arguments: str, mebibytes: int = 128) -> list[Any]:
+    """What a sample program prints, a line of JSON each, on the emulated device."""
+    ran = subprocess.run(
+        [sys.executable, name, *arguments],
+        cwd=SAMPLES,
+        env={**os.environ, **EMULATED, "TF_CPU_BFC_MEM_LIMIT_IN_MB": str(mebibytes)},
+        capture_output=True,
+        text=True,
+        timeout=550,
+    )
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    assert "ran out of data" not in ran.stderr
+    lines = [line for line in ran.stdout.splitlines() if line.startswith(("{", "["))]
+    return [json.loads(line) for line in lines]
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize(
+    "runs",
+    [
+        [("float32", "process", False), ("mixed_float16", "process", True)],
+        [("float32", "process", True), ("mixed_float16", "worker", False)],
+        [("float32", "worker", True)],
+    ],
+    ids=["process", "both", "worker"],
+)
+def test_training_with_it_is_bit_for_bit_training_hard_coded_to_its_answer(
+    runs: list[tuple[str, str, bool]],
+) -> None:
+    found = sample("callback_exact.py", json.dumps(runs))
+    same = {"losses": 0.0, "state": 0.0, "drawn": True, "scaled": True}
+    assert found == [same] * len(runs)
+
+
+@pytest.mark.tensorflow
+def test_every_kind_of_data_gives_all_of_its_rows_in_batches_of_the_size() -> None:
+    found = sample("callback_fits.py", "kinds", "ways")
+    whole = [[name, [8, 8], 8, 8, True] for name in ("rows", "batched", "arrays", "py")]
+    assert found[:4] == whole
+    assert found[4] == ["dropped", [6], 6, 6, True]  # 44 of 50 rows, and of those whole batches
+    assert found[5] == [True, True, False, False]  # class weights changed the data's shape once
+    # Keras counts to the end of the last three steps, whatever the data
+    assert found[6:] == [["several steps a call", [9, 9], 8], ["eager, own step", [8], 8]]
+
+
+@pytest.mark.tensorflow
+def test_rates_are_scaled_once_batches_accumulate_and_refusals_name_the_line_to_write() -> None:
+    found = sample("callback_fits.py", "rates", "accumulation", "refusals")
+    assert found[:2] == [["number", 0.05, None, 0.025], ["schedule", 0.05, 200, 0.049215]]
+    # A loaded optimizer's rate may be scaled already: it stays, unless its base is given.
+    assert found[2:4] == [["loaded", 0.05, 0.05, True], ["loaded", 0.1, 0.1, False]]
+    # far < 1e-6, steps of the optimizer in both, micro-batch, how many, batch
+    assert found[4:8] == [[True, 4, 4, 5, 4, 20], [True, 5, 5, 5, 4, 20]] * 2
+    said = [each[0] for each in found[8:14]]
+    assert "model.fit(finder.batch((x, y), shuffle=True), callbacks=[finder])" in said[0]
+    assert said[0] == said[1]
+    for words, message in zip(
+        ("from_generator", "sample=batch", "received 'thread'", "Leave it out"),
+        said[2:],
+        strict=True,
+    ):
+        assert words in message
+    assert found[14] == [7]
+
+
+@pytest.mark.tensorflow
+def test_a_search_in_the_process_that_trains_never_meets_the_limit_and_a_later_loss_is_told() -> (
+    None
+):
+    message, searched, written, function = sample("callback_fits.py", "limits")
+    outcomes, limit, size, trials = searched
+    assert outcomes == ["fits"]
+    assert limit == "memory"
+    assert 100 < size < 600
+    assert trials < 14
+    assert "What has changed since: what this process has in use on the device was" in message[0]
+    assert written == [True, True, True]
+    assert function == ["function"]  # Keras's own again
+
+
+@pytest.mark.tensorflow
+def test_the_readmes_snippets_run() -> None:
+    assert sample("readme_callback.py") == [[24, 1], [24, 1], [24, 4]]
