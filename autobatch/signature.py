@@ -21,7 +21,7 @@ from autobatch.units import format_bytes
 FREE_OPTIONS = frozenset({
     "device", "memory_limit", "run_as", "fit_call", "backend", "safe_mode",
     "load_timeout", "total_timeout", "base_batch_size", "base_learning_rate",
-    "learning_rate_rule", "device_wait", "cache", "journal", "resume",
+    "learning_rate_rule", "device_wait", "wait_for_idle", "cache", "journal", "resume",
 })  # fmt: skip
 # Variables that change what TensorFlow allocates. Those of the limit are in the budget.
 _READ_BY_TENSORFLOW = ("TF_", "XLA_", "CUDA_", "KERAS_", "OMP_NUM_THREADS")
