@@ -42,9 +42,13 @@ def cache_folder(
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
-    """A cache of its own for each test, so that none takes another's answer."""
+    """A cache of its own for each test, so that none takes another's answer; and locks of its own,
+    so that none waits for another's emulated GPU."""
     folder = tmp_path_factory.mktemp("cache") / "autobatch"
     monkeypatch.setenv("AUTOBATCH_CACHE_DIR", str(folder))
+    runtime = folder.with_name("runtime")
+    runtime.mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
     return folder
 
 

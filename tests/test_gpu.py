@@ -195,7 +195,6 @@ def test_the_smaller_of_two_gpus_decides(emulated_gpu: Callable) -> None:
     assert answer["base_batch_size"] == 32
     expected = 0.01 * (answer["global_batch_size"] / 32) ** 0.5
     assert answer["learning_rate"] == pytest.approx(expected)
-    assert deaths(answer) <= 1
 
 
 @pytest.mark.parametrize(("setup", "count"), [("mirrored", 2), ("two on one", 1)])

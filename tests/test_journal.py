@@ -460,7 +460,7 @@ def test_an_answer_is_kept_and_found_and_the_journal_goes(cache_folder):
     assert begun(cache=False)[1].entry is None
 
 
-@pytest.mark.parametrize("kind", set(LimitKind) - set(keeping.LASTING))
+@pytest.mark.parametrize("kind", sorted(set(LimitKind) - set(keeping.LASTING)))
 def test_an_answer_that_may_be_of_the_day_is_not_kept(kind):
     keeper, *_ = begun()
     keeper.finish(result_of(kind), "Net", Search(PLAN, TRIALS))

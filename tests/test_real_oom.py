@@ -19,7 +19,7 @@ from autobatch.units import MIB
 
 SAMPLE = Path(__file__).resolve().parent / "samples" / "runs_out.py"
 LONG = 300.0  # seconds that a busy machine may take
-DEVICE = DeviceChoice("cpu", 0, 64 * MIB, 64 * MIB)
+DEVICE = DeviceChoice("cpu", (), 64 * MIB, 64 * MIB)
 
 pytestmark = [
     pytest.mark.tensorflow,

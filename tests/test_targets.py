@@ -28,7 +28,7 @@ def load(
     safe_mode: bool = True,
 ) -> protocol.Prepared | protocol.Failed:
     """What a worker of its own answers when it is to load the target."""
-    device = devices.DeviceChoice("cpu", 0, 128 * MIB, 128 * MIB)
+    device = devices.DeviceChoice("cpu", (), 128 * MIB, 128 * MIB)
     with Launcher(lambda name, text: None) as launcher:
         worker = launcher.start(
             "search", {**os.environ, **device.environment(proof=False), **(environment or {})}
