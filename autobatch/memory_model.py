@@ -112,10 +112,14 @@ class MemoryModel:
 
     @property
     def _steepest(self) -> float:
-        """Bytes a sample between two sizes that are well apart, where that was most."""
+        """Bytes a sample between two of the larger sizes, well apart, where that was most.
+
+        Among small ones it tells of kernels that begin to serve, and not of samples.
+        """
         slope = self.slope if len(self.points) > 1 else 1.0
-        for place, point in enumerate(self.points):
-            for before in self.points[:place]:
+        large = [p for p in self.points if 4 * p.batch_size >= self.points[-1].batch_size]
+        for place, point in enumerate(large):
+            for before in large[:place]:
                 if before.batch_size <= 0.75 * point.batch_size:
                     run = point.batch_size - before.batch_size
                     slope = max(slope, (point.peak_bytes - before.peak_bytes) / run)

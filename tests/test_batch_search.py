@@ -573,6 +573,7 @@ CURVES = {
     "flat, then a line": lambda size: 60 * MIB + max(26 * MIB, 500_000 * size),
     "a quadratic behind fixed costs": lambda size: 86 * MIB + 900 * size**2,
     "a line and a quadratic": lambda size: 60 * MIB + 100_000 * size + 2_000 * size**2,
+    "a step between small sizes": lambda size: 91 * MIB + 20 * MIB * (size > 4) + 500_000 * size,
     "a bend upwards": lambda size: 60 * MIB + 200_000 * size + 400_000 * max(0, size - 150),
     "small": lambda size: 30 * MIB + 20_000 * size,
 }

@@ -137,6 +137,7 @@ def here(name: str) -> None:
     row = {
         "batch_size": result.batch_size,
         "sizes": [each.batch_size for each in result.trials],
+        "required_bytes": [each.required_bytes for each in result.trials],
         "out_of_memory": outcomes.count("out_of_memory"),
         "seconds": result.seconds,
         "peak_bytes": result.peak_bytes,
