@@ -32,7 +32,7 @@ def set_steps(model: Any, steps: int) -> None:
             f"A target batch size needs a model with one optimizer; this one has {names}. Leave "
             "target_batch_size out, and add up the gradients in its train_step."
         )
-    optimizer = _inner(held[0][1])
+    optimizer = optimizers.inner(held[0][1])
     before = optimizer.gradient_accumulation_steps or 1
     unwrap(model)
     if steps != before:
@@ -50,13 +50,9 @@ def set_steps(model: Any, steps: int) -> None:
 def unwrap(model: Any) -> None:
     """Give each optimizer the schedule back that `set_steps` has slowed down."""
     for _, optimizer in optimizers.held(model):
-        inner = _inner(optimizer)
+        inner = optimizers.inner(optimizer)
         if isinstance(inner._learning_rate, EffectiveSteps):
             inner._learning_rate = inner._learning_rate.schedule
-
-
-def _inner(optimizer: Any) -> Any:
-    return getattr(optimizer, "inner_optimizer", optimizer)  # of a LossScaleOptimizer
 
 
 def _accumulators(optimizer: Any) -> None:

@@ -59,23 +59,16 @@ def _batching(dataset: Any) -> Any:
     return next((d for d in chain(dataset) if hasattr(d, "_batch_size")), None)
 
 
-def batching(dataset: Any) -> tuple[int | None, Any]:
-    """The batch size that the dataset was batched with, and the samples it was made from."""
-    found = _batching(dataset)
-    if found is None:
-        return None, None
-    return int(found._batch_size), getattr(found, "_input_dataset", None)
-
-
-def batching_size(dataset: Any) -> int | None:
-    """Samples in a batch, as the batching itself says; None where it is not in sight."""
+def declared_batch_size(dataset: Any) -> int | None:
+    """Samples in a batch, from the shapes or from the batching itself; None where neither says."""
     batching = _batching(dataset)
-    return None if batching is None else int(batching._batch_size)
+    own = None if batching is None else int(batching._batch_size)
+    return static_batch_size(dataset) or own
 
 
 def batch_size(dataset: Any) -> int | None:
     """Samples in a batch, from the shapes, from the batching itself, or from the first batch."""
-    size = static_batch_size(dataset) or batching_size(dataset)
+    size = declared_batch_size(dataset)
     if size is not None:
         return size
     for element in dataset.take(1):

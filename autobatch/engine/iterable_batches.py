@@ -40,7 +40,7 @@ class IterableBatches:
         self.held_bytes: tuple[int, ...] = ()
         self.warnings: tuple[str, ...] = ()
         self._class_weight = class_weight
-        self._source, self._length = source, _length(source)
+        self._source, self._length = source, length(source)
         self._lock = threading.Lock()  # a trial before may still be read ahead by TensorFlow
         self._stock: list[Any] = []
         self._longest: Any = None
@@ -172,7 +172,8 @@ def describe_shapes(shapes: Iterable[tuple[Any, ...]]) -> str:
     return f"a sample's shape: {listed}"
 
 
-def _length(source: Any) -> int | None:
+def length(source: Any) -> int | None:
+    """Batches in an epoch; None for a source without an end, or that does not say."""
     try:
         count = getattr(source, "num_batches", None)  # of a PyDataset; None for one without end
     except NotImplementedError:

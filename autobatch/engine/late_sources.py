@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,8 +9,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from autobatch.engine import dataset_chain, samples
+from autobatch.engine import dataset_chain, iterable_batches, samples
 from autobatch.engine.late_batches import LateBatches, LateSize
+from autobatch.engine.regrouped import arrays, rows
 from autobatch.errors import UsageError
 
 
@@ -52,18 +52,13 @@ def _of_dataset(dataset: Any, size: LateSize, batched: bool | None, sample: Any)
     def read() -> Any:
         return samples.of_dataset(dataset, batched=bool(batched))
 
-    count = _exact_count(dataset) if batched else _known(dataset)
-    own = (
-        (dataset_chain.static_batch_size(dataset) or dataset_chain.batching(dataset)[0])
-        if batched
-        else None
-    )
+    count = dataset_chain.exact_samples(dataset) if batched else _known(dataset)
     return LateBatches(
         size,
         make,
         count=count,
         read_sample=read if sample is None else lambda: samples.of_arrays(sample),
-        own_batch_size=own,
+        own_batch_size=dataset_chain.declared_batch_size(dataset) if batched else None,
         drops=static,
         options=dataset.options(),
     )
@@ -85,28 +80,11 @@ def _known(dataset: Any) -> int | None:
     return count if count >= 0 else None
 
 
-def _exact_count(dataset: Any) -> int | None:
-    """Samples in one pass of a dataset of batches; None where they cannot be known exactly."""
-    batches, static = _known(dataset), dataset_chain.static_batch_size(dataset)
-    if batches is None:
-        return None
-    if static is not None:
-        return batches * static
-    own, inside = dataset_chain.batching(dataset)
-    count = _known(inside) if inside is not None else None
-    if own is None or count is None:
-        return None
-    whole = math.ceil(count / own)
-    if batches == whole:
-        return count
-    return None  # cut by take, skip or shard, or repeated: the odd batch may be anywhere
-
-
 def _of_arrays(data: Any, size: LateSize, shuffle: bool) -> LateBatches:
-    rows = {len(leaf) for leaf in keras.tree.flatten(data)}
-    if len(rows) != 1:
-        raise UsageError(f"Arrays must have the same number of rows; received {sorted(rows)}.")
-    count = rows.pop()
+    lengths = {len(leaf) for leaf in keras.tree.flatten(data)}
+    if len(lengths) != 1:
+        raise UsageError(f"Arrays must have the same number of rows; received {sorted(lengths)}.")
+    count = lengths.pop()
 
     def tensor(leaf: Any) -> Any:
         array = np.asarray(leaf)
@@ -132,21 +110,18 @@ def _of_arrays(data: Any, size: LateSize, shuffle: bool) -> LateBatches:
 
 
 def _of_py_dataset(data: Any, size: LateSize, sample: Any) -> LateBatches:
-    try:
-        length = data.num_batches
-    except NotImplementedError:
-        length = None
+    length = iterable_batches.length(data)
     if length is None:
         raise UsageError(
             "A PyDataset without a length cannot be cut into other batches, for nothing says "
             "where its epoch ends. Give it num_batches or __len__."
         )
-    first, last = (_arrays(data[index]) for index in (0, length - 1))
-    own = _rows(first)
+    first, last = (arrays(data[index]) for index in (0, length - 1))
+    own = rows(first)
 
     def read() -> Iterator[Any]:
         for index in range(length):
-            yield _arrays(data[index])
+            yield arrays(data[index])
         data.on_epoch_end()
 
     batches = tf.data.Dataset.from_generator(
@@ -155,22 +130,10 @@ def _of_py_dataset(data: Any, size: LateSize, sample: Any) -> LateBatches:
     return LateBatches(
         size,
         lambda chosen: batches.prefetch(tf.data.AUTOTUNE).rebatch(chosen),
-        count=(length - 1) * own + _rows(last),
+        count=(length - 1) * own + rows(last),
         read_sample=lambda: samples.of_arrays(first if sample is None else sample),
         own_batch_size=own,
     )
-
-
-def _arrays(batch: Any) -> Any:
-    return keras.tree.map_structure(np.asarray, tuple(batch) if _is_list(batch) else batch)
-
-
-def _is_list(batch: Any) -> bool:
-    return isinstance(batch, (list, tuple))
-
-
-def _rows(batch: Any) -> int:
-    return len(keras.tree.flatten(batch)[0])
 
 
 def _spec(first: Any, last: Any) -> Any:

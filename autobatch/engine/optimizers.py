@@ -42,24 +42,29 @@ def held(model: Any) -> list[tuple[str, Any]]:
     return list(found.values())
 
 
+def inner(optimizer: Any) -> Any:
+    """The optimizer that steps: the one inside of a LossScaleOptimizer, else itself."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
 def _describe(attribute: str, optimizer: Any) -> OptimizerInfo:
-    inner = getattr(optimizer, "inner_optimizer", optimizer)  # of a LossScaleOptimizer
-    rate = getattr(inner, "_learning_rate", None)
+    own = inner(optimizer)
+    rate = getattr(own, "_learning_rate", None)
     schedule = None
     if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
         schedule = _serialized(rate)
         value = _as_written(rate(0))
     else:
         # Under a strategy it is a variable of several copies, which is no number by itself.
-        value = _as_written(tf.convert_to_tensor(inner.learning_rate))
+        value = _as_written(tf.convert_to_tensor(own.learning_rate))
     numbers = {
         name: float(number)
         for name in _NUMBERS
-        if isinstance(number := getattr(inner, name, None), (int, float))
+        if isinstance(number := getattr(own, name, None), (int, float))
     }
     return OptimizerInfo(
         attribute=attribute,
-        class_name=type(inner).__name__,
+        class_name=type(own).__name__,
         learning_rate=value,
         schedule=schedule,
         **numbers,

@@ -17,8 +17,7 @@ def apply(model: Any, rates: Iterable[LearningRate]) -> None:
     named = dict(optimizers.held(model))
     for rate in rates:
         if rate.optimizer in named:
-            optimizer = named[rate.optimizer]
-            _apply(getattr(optimizer, "inner_optimizer", optimizer), rate)
+            _apply(optimizers.inner(named[rate.optimizer]), rate)
 
 
 def _apply(optimizer: Any, rate: LearningRate) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from autobatch.engine import dataset_chain
+from autobatch.engine import dataset_chain, iterable_batches
 from autobatch.engine.regrouped import RegroupedDataset, regrouped
 from autobatch.engine.training import are_arrays
 
@@ -59,10 +59,10 @@ def _steps(steps: int | None, own: int, size: int) -> int | None:
 def _data(data: Any, size: int, base: int, lengths_vary: bool) -> tuple[Any, int]:
     """The data at another batch size, and its own."""
     if isinstance(data, tf.data.Dataset):
-        own = dataset_chain.static_batch_size(data) or dataset_chain.batching_size(data) or base
+        own = dataset_chain.declared_batch_size(data) or base
         return rebatched(data, size, lengths_vary=lengths_vary), own
     if isinstance(data, keras.utils.PyDataset):
-        if _length(data) is None:
+        if iterable_batches.length(data) is None:
             raise Unchanged("a PyDataset without a length makes its own batches")
         return RegroupedDataset(data, base, size), base
     if type(data).__module__.split(".")[0] in ("torch", "grain"):
@@ -70,13 +70,6 @@ def _data(data: Any, size: int, base: int, lengths_vary: bool) -> tuple[Any, int
     if hasattr(data, "__next__"):
         return regrouped(data, size), base
     raise Unchanged(f"data of type {type(data).__name__} makes its own batches")
-
-
-def _length(data: Any) -> int | None:
-    try:
-        return None if data.num_batches is None else int(data.num_batches)
-    except NotImplementedError:
-        return None
 
 
 def rebatched(dataset: Any, size: int, *, lengths_vary: bool = False) -> Any:

@@ -18,7 +18,7 @@ import tensorflow as tf
 from autobatch import learning_rate
 from autobatch.engine import optimizers, rates
 from autobatch.engine.resized_data import Unchanged, resized
-from autobatch.engine.training import are_arrays
+from autobatch.engine.training import are_arrays, is_open
 from autobatch.errors import AutobatchError
 from autobatch.run_plan import Found, RunPlan, describe
 
@@ -69,7 +69,7 @@ class FitResizer:
     def _changed(self, model: Any, call: dict[str, Any], found: Found) -> dict[str, Any]:
         try:
             changed = resized(
-                call, found.batch_size, found.base_batch_size, lengths_vary=_is_open(model)
+                call, found.batch_size, found.base_batch_size, lengths_vary=is_open(model)
             )
         except Unchanged as reason:
             self._tell(f"fit is left as it is: {reason}")
@@ -185,8 +185,3 @@ def _shapes(x: Any) -> str:
         leaves = keras.tree.flatten(x) if are_arrays(x) else []
     shapes = [(getattr(leaf, "shape", None), getattr(leaf, "dtype", None)) for leaf in leaves]
     return str([(tuple(s[1:]) if s is not None and len(s) else s, str(d)) for s, d in shapes])
-
-
-def _is_open(model: Any) -> bool:
-    inputs = keras.tree.flatten(getattr(model, "inputs", None) or [])
-    return not inputs or any(None in tensor.shape[1:] for tensor in inputs)

@@ -80,7 +80,7 @@ class Training:
             lends = splits or self.borrows
             return self.batches.validation_arguments(batch_size) if lends else {}
         if isinstance(data, tf.data.Dataset):
-            own = dataset_chain.static_batch_size(data) or dataset_chain.batching_size(data)
+            own = dataset_chain.declared_batch_size(data)
             if own is not None and own < batch_size and not dataset_chain.has_open_dimensions(data):
                 data = data.rebatch(batch_size)  # what `autobatch run` validates with
             return {"validation_data": data.take(VALIDATION_STEPS)}
@@ -117,7 +117,7 @@ def from_fit_call(model: Any, fit: Callable[..., Any], call: Mapping[str, Any]) 
     extra = {"class_weight": call["class_weight"]}
     batches: Batches
     if isinstance(x, tf.data.Dataset):
-        batches = DatasetBatches(x, batched=True, extra=extra, lengths_vary=_is_open(model))
+        batches = DatasetBatches(x, batched=True, extra=extra, lengths_vary=is_open(model))
     elif are_arrays(x):
         steps = call["steps_per_epoch"]
         batches = ArrayBatches(
@@ -130,7 +130,7 @@ def from_fit_call(model: Any, fit: Callable[..., Any], call: Mapping[str, Any]) 
             asked = math.ceil(batches.samples / steps)  # as Keras's array adapter does
         batches.batch_size = asked or 32
     elif hasattr(x, "__iter__") or hasattr(x, "__getitem__"):
-        batches = IterableBatches(x, call["class_weight"], lengths_vary=_is_open(model))
+        batches = IterableBatches(x, call["class_weight"], lengths_vary=is_open(model))
     else:
         raise ModelError(
             f"fit was given training data of type {type(x).__name__}, which autobatch cannot cut "
@@ -189,20 +189,20 @@ def from_sample(
 
 def _batches(model: Any, data: Any) -> Batches:
     if isinstance(data, tf.data.Dataset):
-        return DatasetBatches(data, batched=_is_batched(model, data), lengths_vary=_is_open(model))
+        return DatasetBatches(data, batched=_is_batched(model, data), lengths_vary=is_open(model))
     if isinstance(data, tuple) and len(data) in (2, 3) and are_arrays(data[0]):
         return ArrayBatches(*data)
     if are_arrays(data):
         return ArrayBatches(data)
     if hasattr(data, "__iter__") or hasattr(data, "__getitem__"):
-        return IterableBatches(data, lengths_vary=_is_open(model))
+        return IterableBatches(data, lengths_vary=is_open(model))
     raise ModelError(
         f"build_dataset must give arrays, a tf.data.Dataset, a PyDataset or an iterable of "
         f"batches; received {type(data).__name__}."
     )
 
 
-def _is_open(model: Any) -> bool:
+def is_open(model: Any) -> bool:
     """Whether the model takes samples of unequal shapes, as far as one can know."""
     inputs = keras.tree.flatten(getattr(model, "inputs", None) or [])
     return not inputs or any(None in tensor.shape[1:] for tensor in inputs)
