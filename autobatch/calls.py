@@ -16,13 +16,11 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from autobatch import oom
+from autobatch import endings, oom
 from autobatch.engine import failures
 from autobatch.errors import AutobatchError, UsageError
 from autobatch.protocol import Failed
 from autobatch.records import Outcome, Trial
-
-MEMORY = (Outcome.OUT_OF_MEMORY, Outcome.HOST_OUT_OF_MEMORY)
 
 
 class OwnCalls:
@@ -79,7 +77,7 @@ class OwnCalls:
         except Exception as error:
             told = failures.describe(error, phase="calling")
             found = diagnose(told, smaller_size_passed=0 < self.passed < batch_size)
-            if found.outcome not in MEMORY:
+            if found.outcome not in endings.MEMORY:
                 if self._strict or not self.passed:
                     raise
                 self.failed = told
@@ -93,17 +91,13 @@ class OwnCalls:
 
 def diagnose(failed: Failed, *, log: str = "", smaller_size_passed: bool = False) -> oom.Diagnosis:
     """What an exception of the user's function means."""
-    return oom.diagnose(
-        oom.Evidence(
-            exception_types=failed.exception_types,
-            message=failed.message,
-            causes=failed.causes,
-            log=log,
-            phase=failed.phase,
-            device=device_kind(),
-            smaller_size_passed=smaller_size_passed,
-        )
-    )
+    return endings.End(
+        phase=failed.phase,
+        device=device_kind(),
+        log=log,
+        failed=failed,
+        smaller_size_passed=smaller_size_passed,
+    ).diagnosis
 
 
 def device_kind() -> str:

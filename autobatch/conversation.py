@@ -118,7 +118,7 @@ class Conversation:
         self._worker.send(request)
         answer = self._answer(request.batch_size, limit, smaller=0 < passed < request.batch_size)
         if isinstance(answer, protocol.TrialDone):
-            return Ending(endings.passed(request, answer), answer, reusable=True)
+            return Ending(answer.as_trial(request), answer, reusable=True)
         assert isinstance(answer, endings.End)
         trial = endings.ended(request, answer)
         # After an XLA OOM the process aborts as soon as a variable is freed.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,12 +122,21 @@ def gpu_may_be_there() -> bool:
 
 def gpu_identity(index: int) -> str:
     """What names TensorFlow's GPU `index` for every process of this machine: its UUID if known."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return _identity_among(_seen(), index)
+
+
+def _seen() -> Sequence[visible_devices.Visible]:
+    """The GPUs that this process sees, as NVML knows them; none where it cannot be read."""
     with contextlib.suppress(DeviceError):
-        seen = visible_devices.visible(nvml.read().gpus, os.environ).devices
-        if index < len(seen):
-            instance = seen[index].instance
-            return instance.uuid if instance is not None else seen[index].gpu.uuid
+        return visible_devices.visible(nvml.read().gpus, os.environ).devices
+    return ()
+
+
+def _identity_among(seen: Sequence[visible_devices.Visible], index: int) -> str:
+    if index < len(seen):
+        instance = seen[index].instance
+        return instance.uuid if instance is not None else seen[index].gpu.uuid
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     entries = [each.strip() for each in visible.split(",")] if visible else []
     entry = entries[index] if index < len(entries) else str(index)
     return f"gpu:{entry}" if entry.isdecimal() else entry  # a UUID, or a part of one
@@ -135,11 +144,8 @@ def gpu_identity(index: int) -> str:
 
 def gpu_identities(indices: tuple[int, ...]) -> tuple[str, ...]:
     """The same for several; where no numbers are given, for all that this process sees."""
-    if not indices:
-        with contextlib.suppress(DeviceError):
-            count = len(visible_devices.visible(nvml.read().gpus, os.environ).devices)
-            indices = tuple(range(count))
-    return tuple(gpu_identity(index) for index in indices or (0,))
+    seen = _seen()
+    return tuple(_identity_among(seen, each) for each in indices or range(len(seen)) or (0,))
 
 
 def gpu_memory_of(pid: int) -> int | None:

@@ -89,11 +89,6 @@ class LoadingFailed(Exception):  # noqa: N818 - an event; `error` is what the us
         self.outcome, self.error = outcome, error
 
 
-def passed(request: protocol.RunTrial, done: protocol.TrialDone) -> Trial:
-    """The trial that went through."""
-    return done.as_trial(request)
-
-
 def ended(request: protocol.RunTrial, end: End) -> Trial:
     """The trial that did not."""
     found, failed = end.diagnosis, end.failed
@@ -185,11 +180,31 @@ def model_error(
     failed: protocol.Failed, what: str, *, trials: tuple[Trial, ...] = ()
 ) -> ModelError:
     """The user's own error, with their traceback."""
+    return own_error(failed, f" while {doing(failed.phase)}", what, "probe", trials=trials)
+
+
+def own_error(
+    failed: protocol.Failed,
+    when: str,
+    what: str,
+    again: str,
+    *,
+    trials: tuple[Trial, ...] = (),
+) -> ModelError:
+    """An exception of the user's code as an error, with its traceback as text.
+
+    Args:
+        failed: What a worker told of it.
+        when: Where it came up, to follow its name; may be empty.
+        what: What could not be done.
+        again: What to do anew once it is corrected: probe, or search.
+        trials: Before it.
+    """
     kind = failed.exception_types[0] if failed.exception_types else "an error"
     said = (failed.message.strip().splitlines() or [""])[0][:300].rstrip(".")
     return ModelError(
-        f"{what}: it raised {kind} while {doing(failed.phase)}"
-        f"{f': {said}' if said else ''}. Correct that, and probe again.",
+        f"{what}: it raised {kind}{when}{f': {said}' if said else ''}. Correct that, and {again} "
+        "again.",
         details=failed.user_traceback,
         traceback=failed.traceback,
         trials=trials,

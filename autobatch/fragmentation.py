@@ -18,14 +18,12 @@ from autobatch.units import MIB
 
 STEPS = 8  # of one replay: layouts drift from step to step
 REPLAYS = 12  # a death in ten fresh trainings should show
-JITTER = (
-    0.04  # of a step's events: how far threads move them. Fitted, as the next, to the deaths of
-)
-# four models in five configurations: their safe maxima need 96 to 109 % of the limit by replay
-WAIT = (
-    10  # events: a request that finds no chunk waits (kMaxMillisToWait, 10 s) while the operations
-)
-# that run beside it end, and gets what they release
+# How far threads move a step's events, as a share of them; and for how many events a request that
+# finds no chunk waits (kMaxMillisToWait, 10 s) while the operations that run beside it end, and
+# gets what they release. Both are fitted to the deaths of four models in five configurations:
+# their safe maxima need 96 to 109 % of the limit by replay.
+JITTER = 0.04
+WAIT = 10
 MOST_WAIT = 0.03  # of a step's events: a short step has little that runs beside
 FINEST = 1024  # what is smaller than the peak over this is merged with its like: 0.1 % each,
 COARSEST = 128  # or, as long as there are more than
@@ -74,7 +72,6 @@ def needed_bytes(
     resident_bytes: int = 0,
     residents: Sequence[int] = (),
     grows: bool = True,
-    seed: int = 0,
 ) -> int:
     """The least limit under which every replay of the step survives.
 
@@ -84,9 +81,8 @@ def needed_bytes(
         residents: The sizes of those that are known, in the order of their allocation. Where a
             large tensor (a data set) is among them it matters: it shapes the regions.
         grows: See `Pool`.
-        seed: Of the order in which threads may run.
     """
-    replay = Replay(allocations, resident_bytes=resident_bytes, residents=residents, seed=seed)
+    replay = Replay(allocations, resident_bytes=resident_bytes, residents=residents)
     least = replay.least
     if not least:
         return 0
@@ -120,7 +116,6 @@ class Replay:
         *,
         resident_bytes: int = 0,
         residents: Sequence[int] = (),
-        seed: int = 0,
     ) -> None:
         unknown = max(0, resident_bytes - sum(residents))
         whole = [Allocation(rounded(a.requested_bytes), a.start, a.end) for a in allocations]
@@ -133,7 +128,7 @@ class Replay:
             fineness //= 2
             self._kept = _merged(whole, max(GRAIN, self.least // fineness))
         self._small = len(self._kept) < len(whole)  # some were left out, and need a hole
-        self._seed, self._numbers = seed, list(range(REPLAYS))
+        self._numbers = list(range(REPLAYS))
         self._events = self._in_order()
         traced = sum((a.start is not None) + (a.end is not None) for a in allocations)
         self._patience = round(len(self._events) * min(MOST_WAIT, WAIT / max(1, traced)))
@@ -156,12 +151,8 @@ class Replay:
                 return False
         return True
 
-    def deaths(self, limit: int, *, grows: bool = True, replays: int = REPLAYS) -> int:
-        """How many of so many replays end out of memory."""
-        return sum(not self._once(limit, grows, number) for number in range(replays))
-
     def _once(self, limit: int, grows: bool, number: int) -> bool:
-        shuffle = random.Random(self._seed * 1_000_003 + number)  # noqa: S311 - no secret
+        shuffle = random.Random(number)  # noqa: S311 - no secret
         pool = Pool(limit, grows=grows)
         live: dict[int, Chunk] = {}
         sizes = [each.requested_bytes for each in self._kept]

@@ -8,9 +8,7 @@ rest.
 
 from __future__ import annotations
 
-import os
 import time
-import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -20,18 +18,8 @@ from autobatch.engine import failures
 
 
 def main(read_fd: int, write_fd: int) -> NoReturn:
-    """Serve one parent until it closes the channel."""
-    os.set_inheritable(read_fd, False)
-    os.set_inheritable(write_fd, False)
-    channel = protocol.Channel(read_fd, write_fd)
-    try:
-        _serve(channel)
-    except BrokenPipeError:
-        pass  # the parent has gone, and so do we
-    except BaseException:  # noqa: BLE001 - whatever it is, it must not be lost
-        traceback.print_exc()
-        worker.leave(1)
-    worker.leave(0)
+    """Call for one parent until it closes the channel."""
+    worker.serve(read_fd, write_fd, _serve)
 
 
 def _serve(channel: protocol.Channel) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from autobatch import calls, devices, oom, protocol
+from autobatch import calls, devices, endings, oom, protocol
 from autobatch.errors import ModelError, NothingFitsError, UsageError, WorkerError
 from autobatch.events import LogText, Observer
 from autobatch.launcher import Launcher, WorkerDied, WorkerTimedOut
@@ -102,7 +102,7 @@ class IsolatedCalls:
         if answer.ours:
             raise UsageError(answer.message)
         found = calls.diagnose(answer, log=worker.log, smaller_size_passed=smaller_passed)
-        if found.outcome not in calls.MEMORY:
+        if found.outcome not in endings.MEMORY:
             self.failed = answer
             if not self.passed:
                 raise own_error(answer)
@@ -122,7 +122,7 @@ class IsolatedCalls:
             ) from None
         except WorkerDied as death:
             found = self._autopsy(worker, death.exit_status, smaller_passed=False)
-            kind = NothingFitsError if found.outcome in calls.MEMORY else WorkerError
+            kind = NothingFitsError if found.outcome in endings.MEMORY else WorkerError
             raise kind(
                 f"A worker died while loading the function: {found.why.rstrip('.')}. What the "
                 "function refers to (models, data) is sent along with it: make it inside of the "
@@ -134,27 +134,19 @@ class IsolatedCalls:
         return worker
 
     def _autopsy(self, worker: Worker, status: int, smaller_passed: bool) -> oom.Diagnosis:
-        return oom.diagnose(
-            oom.Evidence(
-                log=worker.log,
-                exit_status=status,
-                phase="calling",
-                device=calls.device_kind(),
-                smaller_size_passed=smaller_passed,
-                host_oom_kills=devices.host_oom_kills() - self._host_kills,
-            )
-        )
+        return endings.End(
+            phase="calling",
+            device=calls.device_kind(),
+            log=worker.log,
+            exit_status=status,
+            smaller_size_passed=smaller_passed,
+            host_oom_kills=devices.host_oom_kills() - self._host_kills,
+        ).diagnosis
 
 
 def own_error(failed: protocol.Failed, what: str = "try_batch failed") -> ModelError:
-    """The function's own error, with its traceback as text: the exception itself lies elsewhere."""
-    kind = failed.exception_types[0] if failed.exception_types else "an error"
-    said = (failed.message.strip().splitlines() or [""])[0][:300].rstrip(".")
-    return ModelError(
-        f"{what}: it raised {kind}{f': {said}' if said else ''}. Correct that, and search again.",
-        details=failed.user_traceback,
-        traceback=failed.traceback,
-    )
+    """The function's own error: the exception itself lies elsewhere."""
+    return endings.own_error(failed, "", what, "search")
 
 
 def _pickled(function: Callable[[int], Any]) -> bytes:

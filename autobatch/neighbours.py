@@ -46,7 +46,7 @@ class Watch:
         """Note what is there before the first worker starts."""
         self.end()
         try:
-            self._before = {gpu.bus_id: gpu for gpu in self._read().gpus}
+            self._before = self._by_bus()
         except NvmlError:
             self._before = {}
         self._said = self._lost = None
@@ -61,7 +61,7 @@ class Watch:
         if not watched:
             return
         try:
-            now = {gpu.bus_id: gpu for gpu in self._read().gpus}
+            now = self._by_bus()
         except NvmlError:
             return
         self._watched = {
@@ -93,7 +93,7 @@ class Watch:
         deadline = time.monotonic() + PATIENCE
         while coarse:
             try:
-                now = {gpu.bus_id: gpu for gpu in self._read().gpus}
+                now = self._by_bus()
             except NvmlError:
                 return None
             said = [_difference(self._before[b], now.get(b)) for b in coarse]
@@ -111,6 +111,14 @@ class Watch:
             self._thread.join()
             self._thread = None
 
+    def _by_bus(self) -> dict[str, Gpu]:
+        """The GPUs as they are now.
+
+        Raises:
+            NvmlError: There is no driver, or it does not answer.
+        """
+        return {gpu.bus_id: gpu for gpu in self._read().gpus}
+
     def _keep_looking(self) -> None:
         while not self._stop.wait(INTERVAL):
             self._look()
@@ -119,7 +127,7 @@ class Watch:
         if not any(held is not None for held in self._watched.values()) or self._said:
             return
         try:
-            now = {gpu.bus_id: gpu for gpu in self._read().gpus}
+            now = self._by_bus()
         except NvmlError as error:
             self._lost = DeviceError(f"The GPU could be read no more: {error.message}")
             return

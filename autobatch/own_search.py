@@ -11,7 +11,8 @@ import msgspec
 
 from autobatch import batch_search
 from autobatch.batch_search import Action, Done, GiveUp, Plan, Prove, Search
-from autobatch.calls import MEMORY, OwnCalls
+from autobatch.calls import OwnCalls
+from autobatch.endings import MEMORY
 from autobatch.errors import (
     AutobatchError,
     NothingFitsError,

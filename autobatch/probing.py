@@ -281,7 +281,7 @@ class _Probe(Searching):
     def _kept(self, trial: Trial) -> None:
         self.keeper.add(trial)
 
-    def _more_warnings(self, size: int) -> tuple[str, ...]:
+    def _more_warnings(self) -> tuple[str, ...]:
         return (
             *(f"While the probe ran, {said}; the search began anew." for said in self._said),
             *neighbours.warnings(self._watch.neighbours),

@@ -273,19 +273,6 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     step_seconds: tuple[float, ...] = ()
     free_bytes: int | None = None
 
-    def as_trial(self, request: RunTrial, outcome: Outcome, why: str) -> Trial:
-        """The same as a record, once somebody has judged what it was."""
-        return Trial(
-            batch_size=request.batch_size,
-            outcome=outcome,
-            peak_bytes=max(self.step_peak_bytes, default=None),
-            step_peak_bytes=self.step_peak_bytes,
-            step_seconds=self.step_seconds,
-            why=why,
-            phase=self.phase,
-            proof=request.proof,
-        )
-
 
 Request = Prepare | RunTrial | Load | Call
 Answer = Stage | Imported | Prepared | TrialDone | Loaded | Called | Failed

@@ -288,7 +288,7 @@ class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
 
     def to_json(self, *, indent: int | None = None) -> str:
         """The whole result as one JSON object."""
-        return _json(self, indent)
+        return to_json(self, indent)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> ProbeResult:
@@ -337,7 +337,7 @@ class SearchResult(msgspec.Struct, frozen=True, kw_only=True):
 
     def to_json(self, *, indent: int | None = None) -> str:
         """The whole result as one JSON object."""
-        return _json(self, indent)
+        return to_json(self, indent)
 
 
 def error_json(error: AutobatchError) -> str:
@@ -349,7 +349,7 @@ def error_json(error: AutobatchError) -> str:
         if getattr(error, name, None) is not None:
             fields[name] = getattr(error, name)
     body = {"schema_version": SCHEMA_VERSION, "error": fields, "trials": error.trials}
-    return harmless(encode(body))
+    return to_json(body)
 
 
 # DEL, C1 controls (some terminals obey them), marks that reorder text, and line separators.
@@ -370,7 +370,8 @@ def encode(value: Any) -> bytes:
         return msgspec.json.encode(_written_out(msgspec.to_builtins(value)))
 
 
-def _json(value: Any, indent: int | None) -> str:
+def to_json(value: Any, indent: int | None = None) -> str:
+    """Any of our values as JSON that no terminal can be steered by."""
     encoded = encode(value)
     return harmless(msgspec.json.format(encoded, indent=indent) if indent else encoded)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from autobatch.events import Observer, ignore
 from autobatch.options import ProbeOptions
 from autobatch.probing import probe
@@ -30,6 +32,5 @@ def find(
     Raises:
         AutobatchError: As `autobatch.probe` does.
     """
-    given = {name: getattr(options, name) for name in ProbeOptions.__struct_fields__}
-    given["fit_call"] = fit_call or options.fit_call
+    given = msgspec.structs.asdict(options) | {"fit_call": fit_call or options.fit_call}
     return probe(script, arguments=tuple(arguments), observer=observer, **given)

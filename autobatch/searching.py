@@ -136,7 +136,7 @@ class Searching:
     def _kept(self, trial: Trial) -> None:
         """Have this trial where it outlives us."""
 
-    def _more_warnings(self, size: int) -> tuple[str, ...]:
+    def _more_warnings(self) -> tuple[str, ...]:
         return ()
 
     # -- before ------------------------------------------------------------------------------
@@ -294,7 +294,7 @@ class Searching:
                     not_a_number=runs.not_a_number,
                 ),
                 *_schedule_warning(rates, effective // whole),
-                *self._more_warnings(size),
+                *self._more_warnings(),
             ),
             seconds=round(time.monotonic() - self._started, 2),
             versions={**runs.versions, "autobatch": version()},

@@ -15,6 +15,7 @@ import os
 import platform
 import sys
 import traceback
+from collections.abc import Callable
 from typing import NoReturn
 
 from autobatch import protocol
@@ -22,32 +23,45 @@ from autobatch.errors import DeviceError, ModelError
 
 
 def main(read_fd: int, write_fd: int) -> NoReturn:
-    """Serve one parent until it closes the channel."""
+    """Train for one parent until it closes the channel."""
+    serve(read_fd, write_fd, _train)
+
+
+def serve(read_fd: int, write_fd: int, work: Callable[[protocol.Channel], None]) -> NoReturn:
+    """Work for one parent, and end with the channel: at once, and whatever came up.
+
+    Args:
+        read_fd, write_fd: The pipes' ends that the parent passed.
+        work: Reads requests and writes answers until there are no more.
+    """
     os.set_inheritable(read_fd, False)
     os.set_inheritable(write_fd, False)
-    channel = protocol.Channel(read_fd, write_fd)
     try:
-        channel.send(protocol.Stage(stage="importing"))
-        try:
-            channel.send(_import())
-        except Exception as error:  # noqa: BLE001 - of a broken installation anything may come
-            from autobatch.engine import failures
-
-            traceback.print_exc()
-            channel.send(failures.describe(error, phase="importing"))
-            leave(1)
-        request = channel.receive()
-        if request is not None:
-            assert isinstance(request, protocol.Prepare)
-            from autobatch.engine import session
-
-            session.serve(channel, request)
+        work(protocol.Channel(read_fd, write_fd))
     except BrokenPipeError:
         pass  # the parent has gone, and so do we
     except BaseException:  # noqa: BLE001 - whatever it is, it must not be lost
         traceback.print_exc()
         leave(1)
     leave(0)
+
+
+def _train(channel: protocol.Channel) -> None:
+    channel.send(protocol.Stage(stage="importing"))
+    try:
+        channel.send(_import())
+    except Exception as error:  # noqa: BLE001 - of a broken installation anything may come
+        from autobatch.engine import failures
+
+        traceback.print_exc()
+        channel.send(failures.describe(error, phase="importing"))
+        leave(1)
+    request = channel.receive()
+    if request is not None:
+        assert isinstance(request, protocol.Prepare)
+        from autobatch.engine import session
+
+        session.serve(channel, request)
 
 
 def leave(status: int) -> NoReturn:

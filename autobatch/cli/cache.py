@@ -37,9 +37,9 @@ def list_(as_json: bool) -> None:
     for problem in damaged:
         write(sys.stderr, f"Warning: {_plain(problem.message)}")
     if as_json:
-        from autobatch.records import encode, harmless
+        from autobatch.records import to_json
 
-        answer(harmless(encode([_told(entry) for entry in found])))
+        answer(to_json([_told(entry) for entry in found]))
     elif found:
         answer("\n".join(map(_line, found)))
     else:

@@ -38,9 +38,9 @@ def devices(as_json: bool, verbose: bool) -> None:
     if verbose and log:
         write(sys.stderr, log)
     if as_json:
-        from autobatch.records import encode
+        from autobatch.records import to_json
 
-        answer(encode(found).decode())
+        answer(to_json(found))
     else:
         from autobatch.report.devices import devices as render
 

@@ -15,7 +15,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from autobatch import oom
+from autobatch import endings
 from autobatch.engine import device, inventory, replay
 from autobatch.engine.runner import Runner
 from autobatch.engine.training import Training
@@ -95,18 +95,13 @@ class InProcess:
             self._passed = max(self._passed, request.batch_size)
             return answer.as_trial(request), answer
         self.failed = answer
-        found = oom.diagnose(
-            oom.Evidence(
-                exception_types=answer.exception_types,
-                message=answer.message,
-                causes=answer.causes,
-                phase=answer.phase,
-                device=self.device.kind,
-                device_free_bytes=answer.free_bytes,
-                smaller_size_passed=0 < self._passed < request.batch_size,
-            )
+        end = endings.End(
+            phase=answer.phase,
+            device=self.device.kind,
+            failed=answer,
+            smaller_size_passed=0 < self._passed < request.batch_size,
         )
-        return answer.as_trial(request, found.outcome, found.why), None
+        return endings.ended(request, end), None
 
     def _on_stage(self, stage: str, step: int, steps: int) -> None:
         self._observe(WorkerStage(HERE, stage, step, steps, self._size))

@@ -73,7 +73,7 @@ class _Session:
                 memory,
                 environment=self._set_too_late(),
                 prelude_seconds=time.perf_counter() - self._started,
-                signature=_signature(training),
+                signature=_signature(training, memory),
                 user_limit_bytes=self._settings.limit_bytes,
             )
             self._channel.send(prepared)
@@ -104,10 +104,10 @@ class _Session:
         }
 
 
-def _signature(training: Training) -> Signature | None:
+def _signature(training: Training, memory: device.DeviceMemory) -> Signature | None:
     """What was loaded; None where the user's own classes do not let one tell."""
     try:
-        return signature.of(training)
+        return signature.of(training, memory.bus_ids)
     except Exception:  # noqa: BLE001 - what their properties raise must not end the probe
         traceback.print_exc()
         return None

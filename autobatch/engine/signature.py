@@ -11,10 +11,9 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
-import re
 import sys
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -30,15 +29,19 @@ _WITHOUT_BEARING = ("learning_rate", "seed", "initial_learning_rate")
 _LIBRARIES = ("keras", "tensorflow", "numpy", "autobatch")
 _DEEPEST = 40  # of what refers to what in the user's code, and of nested configurations
 _MOST_PARTS = 20_000  # of code: other libraries' may be large
-_PCI = re.compile(r"pci bus id: ([0-9a-fA-F:.]+)")
 
 
-def of(training: Training) -> protocol.Signature:
-    """The signature of a training that is ready to run."""
+def of(training: Training, bus_ids: Sequence[str] = ()) -> protocol.Signature:
+    """The signature of a training that is ready to run.
+
+    Args:
+        training: It.
+        bus_ids: PCI bus ids of the GPUs that it runs on.
+    """
     return protocol.Signature(
         model=_digest(model_parts(training.model)),
         data=_digest(data_parts(training)),
-        device=_device(),
+        device=_device(bus_ids),
     )
 
 
@@ -267,15 +270,9 @@ def _shapes(data: Any, *, rows: bool = True) -> Any:
     return [type(data).__name__, *described]
 
 
-def _device() -> str:
-    """The visible GPU's address on the PCI bus; else how many of the CPU's cores may be used."""
+def _device(bus_ids: Sequence[str]) -> str:
+    """The GPU's address on the PCI bus; else how many of the CPU's cores may be used."""
     if not tf.config.get_visible_devices("GPU"):
         usable = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 0))
         return f"{len(usable(0))} cores"
-    from tensorflow.python.client import device_lib
-
-    for device in device_lib.list_local_devices():
-        if device.device_type == "GPU":
-            found = _PCI.search(device.physical_device_desc)
-            return found[1] if found else ""
-    return ""
+    return bus_ids[0] if bus_ids else ""
