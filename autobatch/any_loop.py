@@ -9,7 +9,8 @@ from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 from autobatch.calls import OwnCalls
 from autobatch.errors import UsageError
-from autobatch.own_search import Options, OwnSearch
+from autobatch.own_options import Options
+from autobatch.own_search import OwnSearch
 from autobatch.records import SearchResult
 
 _P = ParamSpec("_P")

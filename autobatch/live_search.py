@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -129,4 +130,9 @@ def _for_replicas(result: ProbeResult, model: Any, options: ProbeOptions) -> Pro
         )
         for each in optimizers.describe(model)
     )
-    return searching.with_rates(result, rates, global_batch_size=size)
+    steps = result.steps_per_epoch
+    if steps is not None:
+        steps = math.ceil(steps * result.global_batch_size / size)
+    return msgspec.structs.replace(
+        result, global_batch_size=size, steps_per_epoch=steps, **searching.rate_fields(rates)
+    )

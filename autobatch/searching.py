@@ -257,17 +257,11 @@ class Searching:
         whole = size * prepared.replicas
         effective = options.target_batch_size or whole
         rates = self._learning_rates(effective, prepared)
-        main = rates[0] if rates else None
         return ProbeResult(
             batch_size=size,
             global_batch_size=effective,
             gradient_accumulation_steps=effective // whole,
-            learning_rate=main.learning_rate if main else None,
-            learning_rate_rule=main.rule if main else None,
-            learning_rate_schedule=main.schedule if main else None,
-            learning_rates=rates,
-            base_batch_size=main.base_batch_size if main else None,
-            base_learning_rate=main.base_learning_rate if main else None,
+            **rate_fields(rates),
             limited_by=verdict.limited_by(search, size, self._bounds(prepared)),
             device=self._described,
             peak_bytes=max((t.peak_bytes for t in measured if t.peak_bytes), default=None),
@@ -338,23 +332,17 @@ def told_what_was_tried(run: Searching) -> Iterator[None]:
         raise ProbeInterrupted("Interrupted.", trials=run.search.trials) from None
 
 
-def with_rates(
-    result: ProbeResult, rates: tuple[LearningRate, ...], *, global_batch_size: int
-) -> ProbeResult:
-    """The result, with the learning rates of a larger effective batch."""
+def rate_fields(rates: tuple[LearningRate, ...]) -> dict[str, Any]:
+    """What a `ProbeResult` says of learning rates: the first optimizer's by themselves, and all."""
     main = rates[0] if rates else None
-    steps = result.steps_per_epoch
-    if steps is not None:
-        steps = math.ceil(steps * result.global_batch_size / global_batch_size)
-    return msgspec.structs.replace(
-        result,
-        global_batch_size=global_batch_size,
-        learning_rate=main.learning_rate if main else None,
-        learning_rate_rule=main.rule if main else None,
-        learning_rate_schedule=main.schedule if main else None,
-        learning_rates=rates,
-        steps_per_epoch=steps,
-    )
+    return {
+        "learning_rate": main.learning_rate if main else None,
+        "learning_rate_rule": main.rule if main else None,
+        "learning_rate_schedule": main.schedule if main else None,
+        "learning_rates": rates,
+        "base_batch_size": main.base_batch_size if main else None,
+        "base_learning_rate": main.base_learning_rate if main else None,
+    }
 
 
 def version() -> str:

@@ -56,6 +56,7 @@ ROOMS = [
     "calls",
     "function_worker",
     "isolation",
+    "own_options",
     "own_search",
     "any_loop",
     "crew",
