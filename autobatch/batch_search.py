@@ -21,14 +21,14 @@ from autobatch.sizes import SizeSpace
 
 # Kept free of the budget by default: the least where fragmentation was counted; elsewhere what the
 # peaks' measured spread asks for, between the two shares (measured: scripts/bench/main_job.py).
-LEAST_HEADROOM = 0.025
+LEAST_HEADROOM = 0.03
 MOST_HEADROOM = 0.06
 CAREFUL_HEADROOM = 0.08  # where trials share the process that is to train, and its full pool
 # A failed proof lowers the next one's size by this share, twice that after the next, and so on.
 STEP_DOWN = 0.03
 PROOFS = 2  # trials of the allowance that are kept for proofs: one, and one more if that fails
 NEAR_BUDGET = 0.04  # share of the budget, or of a size, that is not worth an out-of-memory trial
-NEAR_AIM = 0.85  # share of the size aimed at from which on trials scatter about the same edge
+NEAR_AIM = 0.85  # share of the size aimed at within which trials scatter about the same edge
 EXPLORING = 0.8  # of the size aimed at: below it, a trial is there to learn the slope
 ROOM_SHARE = 0.95  # of the allocator's limit: what a trial may be expected to need at worst
 
@@ -252,7 +252,7 @@ class Search:
             if seasoned and self.plan.precision and gain < max(1.0, self._worth_a_trial(aim) * low):
                 assert self.plan.budget_bytes is not None
                 left = self.target_bytes - model.predict(low)
-                if left < NEAR_BUDGET * self.plan.budget_bytes:
+                if left < NEAR_BUDGET * self.plan.budget_bytes * max(1, self._near(aim) - 1):
                     return None
             for size in self._wishes(model, low, high):
                 if self._affordable(size):
@@ -279,8 +279,21 @@ class Search:
 
     def _worth_a_trial(self, aim: float) -> float:
         """Share of a size that another trial must promise: more, the more there were near it."""
-        near = sum(not t.proof and t.batch_size >= NEAR_AIM * aim for t in self.trials)
-        return self.plan.precision * (1 + near)
+        return self.plan.precision * (1 + self._near(aim))
+
+    def _near(self, aim: float) -> int:
+        """Trials about the edge so far."""
+        near = [t for t in self.trials if NEAR_AIM * aim <= t.batch_size <= aim / NEAR_AIM]
+        return sum(not t.proof for t in near)
+
+    @property
+    def _creeps(self) -> bool:
+        """The last two trials fitted, both short of what did not: the model sees the edge too low.
+
+        One outlier above it is enough for that.
+        """
+        last = self.trials[-2:]
+        return self.fails is not None and len(last) == 2 and all(map(self.is_fit, last))
 
     def _wishes(self, model: memory_model.MemoryModel, low: int, high: int) -> list[int]:
         """Sizes that the memory model would try, inside the bracket, the best first."""
@@ -292,6 +305,8 @@ class Search:
         if aim >= high or aim < low + 1:  # the model has just been shown wrong, or sees no more
             return []
         size = max(size, low + self.plan.precision * low, low + 1)
+        if self._creeps:
+            size = max(size, (low + high) / 2)
         # Far from what is known, keep step with doubling: a jump that fails costs less then.
         doublings = int(size // self.plan.space.first).bit_length() - 1
         in_step = self.plan.space.first << doublings

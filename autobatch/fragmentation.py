@@ -18,13 +18,15 @@ from autobatch.units import MIB
 
 STEPS = 8  # of one replay: layouts drift from step to step
 REPLAYS = 12  # a death in ten fresh trainings should show
+SPARE = 1  # of them may die: one order in many dozens of steps is an accident of the model's
 # How far threads move a step's events, as a share of them; and for how many events a request that
 # finds no chunk waits (kMaxMillisToWait, 10 s) while the operations that run beside it end, and
-# gets what they release. Both are fitted to the deaths of four models in five configurations:
-# their safe maxima need 96 to 109 % of the limit by replay.
+# gets what they release. What is small counts for nothing there: a convolution over a large batch
+# takes hundreds of buffers for its shards. Fitted to the deaths of four models in five
+# configurations: their safe maxima need 93 to 110 % of the limit by replay.
 JITTER = 0.04
 WAIT = 10
-MOST_WAIT = 0.03  # of a step's events: a short step has little that runs beside
+MOST_WAIT = 0.03  # of the events: a short step has little that runs beside
 FINEST = 1024  # what is smaller than the peak over this is merged with its like: 0.1 % each,
 COARSEST = 128  # or, as long as there are more than
 MOST = 500  # allocations to replay, up to the peak over that
@@ -73,7 +75,7 @@ def needed_bytes(
     residents: Sequence[int] = (),
     grows: bool = True,
 ) -> int:
-    """The least limit under which every replay of the step survives.
+    """The least limit under which the replays of the step survive, all but `SPARE`.
 
     Args:
         allocations: Of one step.
@@ -124,14 +126,14 @@ class Replay:
         self._residents = [*_pieces(known), *_cut(unknown)]
         fineness = FINEST
         self._kept = _merged(whole, max(GRAIN, self.least // fineness))
+        every = len(self._in_order())
         while len(self._kept) > MOST and fineness > COARSEST:
             fineness //= 2
             self._kept = _merged(whole, max(GRAIN, self.least // fineness))
         self._small = len(self._kept) < len(whole)  # some were left out, and need a hole
         self._numbers = list(range(REPLAYS))
         self._events = self._in_order()
-        traced = sum((a.start is not None) + (a.end is not None) for a in allocations)
-        self._patience = round(len(self._events) * min(MOST_WAIT, WAIT / max(1, traced)))
+        self._patience = round(len(self._events) * min(MOST_WAIT, WAIT / max(1, every)))
         # What one step leaves live stands in for what the next one finds.
         left = {i: a for i, a in enumerate(self._kept) if a.end is None}
         self._heirs: dict[int, int] = {}
@@ -143,12 +145,15 @@ class Replay:
                     del left[heirs[0]]
 
     def survives(self, limit: int, *, grows: bool = True) -> bool:
-        """Whether all replays go through under `limit`."""
-        for number in self._numbers:
+        """Whether all replays but `SPARE` go through under `limit`."""
+        deaths = 0
+        for number in tuple(self._numbers):
             if not self._once(limit, grows, number):
-                self._numbers.remove(number)  # it kills most likely under the next limit, too
+                self._numbers.remove(number)  # it dies most likely under the next limit, too
                 self._numbers.insert(0, number)
-                return False
+                deaths += 1
+                if deaths > SPARE:
+                    return False
         return True
 
     def _once(self, limit: int, grows: bool, number: int) -> bool:

@@ -18,7 +18,9 @@ from autobatch.errors import ModelError
 from autobatch.protocol import RunTrial, TrialDone
 
 SECOND_EPOCH_STEPS = 2  # of a proof: after validation, training goes on in another memory layout
-TRACED_STEP = 1  # counted from 0: the first step at a size may still set things up
+# Counted from 0: the first step at a size may still set things up. Two, for the replays of one step
+# scatter by several per cent.
+TRACED_STEPS = (1, 2)
 _ENDLESS = 1 << 30  # epochs: the recorder ends the training, not their number
 
 
@@ -28,7 +30,8 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
     Attributes:
         peaks: Most bytes in use during each step.
         seconds: Wall time of each step.
-        needed_bytes: What the traced step needs with fragmentation counted; None without a trace.
+        needed_bytes: The most that a traced step needs with fragmentation counted; None without a
+            trace.
         other_peak: Most bytes in use outside the steps, where data is moved and validation runs.
         validation_steps: How many ran.
         not_a_number: A loss was no number.
@@ -65,7 +68,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         self.other_peak = max(self.other_peak, self._memory.peak_bytes())
         self._memory.reset_peak()
         self._first = batch
-        if self._trace is not None and len(self.peaks) == TRACED_STEP:
+        if self._trace is not None and len(self.peaks) in TRACED_STEPS:
             self._trace.start()
         self._started = time.perf_counter()
 
@@ -76,10 +79,12 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         self.peaks.append(self._memory.peak_bytes())
         self._memory.reset_peak()
         self._in_epoch += 1
-        if self._trace is not None and len(self.peaks) == TRACED_STEP + 1:
-            self.needed_bytes = self._trace.needed_bytes(self.model)
+        if self._trace is not None and len(self.peaks) - 1 in TRACED_STEPS:
+            needed = self._trace.needed_bytes(self.model)
+            self.needed_bytes = max(needed or 0, self.needed_bytes or 0) or None
         limit = self._request.enough_bytes
-        enough = limit is not None and len(self.peaks) > TRACED_STEP and self.peaks[-1] > limit
+        needs = max(self.peaks[-1], self.needed_bytes or 0)
+        enough = limit is not None and len(self.peaks) > TRACED_STEPS[0] and needs > limit
         if len(self.peaks) >= self._until or enough:
             self.model.stop_training = True
 
