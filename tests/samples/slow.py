@@ -1,4 +1,5 @@
-"""A model that takes its time where it is told to: in building, in tracing or in its steps."""
+"""A model that takes its time where it is told to: in building, in tracing or in its steps, there
+in batches of SLOW_FROM samples and more."""
 
 import os
 import time
@@ -21,8 +22,9 @@ class Nap(keras.layers.Layer):
         return x
 
     def _sleep(self, x):
-        print("napping", flush=True)
-        time.sleep(float(os.environ.get("SLOW_SECONDS", "0.5")))
+        if len(x) >= int(os.environ.get("SLOW_FROM", "0")):
+            print("napping", flush=True)
+            time.sleep(float(os.environ.get("SLOW_SECONDS", "0.5")))
         return x
 
     def compute_output_shape(self, shape):
