@@ -19,6 +19,7 @@ from autobatch.oom_wordings import (
     NOISE,
     ON_CPU,
     SECTIONS,
+    SERVERS,
     SUSPECT,
     USERS_OWN,
     Heard,
@@ -125,6 +126,8 @@ def hear_exception(types: tuple[str, ...], message: str, device: str) -> Voice:
         heard.add(Heard.MACHINE)
     if "ResourceExhaustedError" in names:
         heard.add(Heard.EXHAUSTED)
+    if SERVERS.intersection(names):
+        return Voice(names, text, ())
     findings = [found for line in _lines(text) if (found := _find(line, heard, device))]
     if (verdict := next((CLASSES[name] for name in names if name in CLASSES), None)) is not None:
         sure = verdict in (Says.DEVICE, Says.HOST)

@@ -81,6 +81,12 @@ SECTIONS = (
         r"(?:no space left on device|cannot allocate memory|errno 28).{0,200}(?:/dev/shm|torch_)",
         r"unable to (?:m?map|allocate|write|resize).{0,60}(?:torch_|shared memory)"
         r".{0,99}\((?:12|28)\)",
+        # oneDNN's status 1, in all its versions; its memory is the machine's
+        r"received an exception: ?Status: 1\b",
+        # programs and allocators of the machine that name themselves: hku-mars/STD#24
+        r"^\W*(?:libgomp|cc1\w*|(?:[\w-]*-)?(?:g\+\+|gcc|ld|as)|(?:je|tc|mi)malloc)\b\W{1,3}"
+        r".{0,60}\b(?:out of memory|alloc\w* fail)",
+        r"failed to CUDA host alloc",  # NVIDIA/nccl
         # the machine's monitors: ray-project/ray#30312, kubeflow/kubeflow#1261
         r"node (?:was |is )?running low on memory|low on resource: memory",
     ),
@@ -110,6 +116,10 @@ SECTIONS = (
         r"loaded (?:runtime )?cudnn library.{0,80}but source|cudnn.{0,30}version.{0,40}(?:mismatch"
         r"|incompatib|needs to match)|CUDNN_STATUS_(?:VERSION|ARCH|SUBLIBRARY)\w*MISMATCH"
         r"|CUDNN_STATUS_BAD_PARAM",  # tensorflow#33666, #2174
+        # what a library has not; only PyTorch also says so where memory ran out
+        r"(?<!cuDNN error: )\b[A-Z]+_STATUS_NOT_SUPPORTED",
+        # oneDNN's arguments, and what it has not: tensorflow#18905, ppliuboy/DDFlow#9
+        r"received an exception: ?Status: [235]\b",
         r"could not load (?:dynamic )?library|cannot open shared object|undefined symbol",
         r"libdevice.{0,60}(?:not found|is required)|(?:can't|couldn't) find libdevice"
         r"|ptxas.{0,60}(?:not found|fatal|exited|returned|couldn't)|No PTX compilation",  # #60790
@@ -134,6 +144,7 @@ SECTIONS = (
         r"SameWorkerRecvDone unable to allocate output tensor",  # libtensorflow_framework
         r"not enough memory to allocate \d+",  # libtensorflow_framework
         r"failed to allocate memory for the batch of component",  # tf.data in libtensorflow_cc
+        r"(?:failed|unable|could not|cannot).{0,40}\balloc.{0,200}\bby allocator \w",
     ),
     _section(
         Says.DEVICE,
@@ -150,7 +161,9 @@ SECTIONS = (
         r"MPS backend out of memory \(",  # pytorch/pytorch#105839
         # rowanz/neural-motifs#58, junjie18/CMT#15, NVIDIA/TensorRT#948
         r"cuda runtime error \(2\)|CUDA failure 2\b|error 2 out of memory|: 2 \(out of memory\)",
-        r"(?:(?:cu|hip|cuda)(?:Mem|Malloc|Array)\w*|parallel_for)\b.{0,40}failed: out of memory",
+        # apache/mxnet#5341
+        r"(?:(?:cu|hip|cuda)(?:Mem|Malloc|Array)\w*|parallel_for)\b.{0,40}\bfail\w*\b.{0,20}"
+        r"\bout of memory",
         # google-research/bert#791
         r"implicit initialization on \S+ failed\. Status: out of memory",
         r"status: (?:\w+: )?out of memory|Cuda failure '?out of memory",  # tensorflow#36510
@@ -180,7 +193,7 @@ SECTIONS = (
         r"OOM-?Killed|invoked oom-killer|oom[-_]kill(?:er)?[ :]|oom_reaper",  # kubernetes#56891
         r"out of memory: kill(?:ed)? process|memory cgroup out of memory",
         r"paging file is too small|WinError (?:8|14|1455)\b",
-        r"libgomp: out of memory|LLVM ERROR: (?:out of memory|unable to allocate)",
+        r"LLVM ERROR: (?:out of memory|unable to allocate)",
         r"mach_vm_map\(size=\d+\) failed|can't allocate region",  # tensorflow/tensorflow#41457
         r"OpenBLAS.{0,40}memory allocation (?:still )?failed|MKL.{0,40}memory allocation fail",
         r"fatal error: (?:runtime: )?out of memory|virtual memory exhausted",
@@ -198,7 +211,8 @@ SECTIONS = (
         r"failed memory allocation, while a secondary algorithm",  # tensorflow/tensorflow#24044
         r"no algorithm without scratch worked",  # tensorflow/tensorflow#12251
         r"failed to allocate (?:device|gpu|unified) memory",
-        r"Buffer Validation.{0,120}must not exceed",  # Metal's longest buffer
+        r"newBufferWith\w*.{0,20}\blength \w+ must not exceed",  # Metal's longest buffer
+        r"failed to CUDA [cm]alloc (?:async )?\d+ bytes",  # microsoft/NPKit#37
         r"HSA_STATUS_ERROR_OUT_OF_MEMORY|CL_(?:OUT_OF_RESOURCES|MEM_OBJECT_ALLOCATION_FAILURE)"
         r"|VK_ERROR_OUT_OF_DEVICE_MEMORY",
         sure=False,
@@ -374,6 +388,9 @@ USERS_OWN = frozenset(
         "ZeroDivisionError",
     }
 )
+
+# Raised for a server, whose memory is not the trial's: a database, a cache.
+SERVERS = frozenset({"DatabaseError", "OperationalError", "RedisError"})
 
 # Raised where something else failed: for these the log may hold the reason.
 WRAPPERS = frozenset(
