@@ -130,6 +130,8 @@ def test_how_sure_and_why(side, name, certainty, words):
     diagnosis = diagnose(side[name][1])
     assert diagnosis.certainty == certainty
     assert words in diagnosis.why
+    probably = "probably lack of the device's memory: " if certainty == "likely" else ""
+    assert diagnosis.told == (probably if side is MEMORY else "") + diagnosis.why
 
 
 def test_a_real_failure_next_to_a_benign_one_counts():
