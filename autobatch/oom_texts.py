@@ -129,7 +129,10 @@ def hear_exception(types: tuple[str, ...], message: str, device: str) -> Voice:
     if SERVERS.intersection(names):
         return Voice(names, text, ())
     findings = [found for line in _lines(text) if (found := _find(line, heard, device))]
-    if (verdict := next((CLASSES[name] for name in names if name in CLASSES), None)) is not None:
+    verdict = next((CLASSES[name] for name in names if name in CLASSES), None)
+    if verdict is None and Heard.MACHINE in heard and _EXHAUSTED.search(text):
+        verdict = Says.STATUS  # as JAX hands it over
+    if verdict is not None:
         sure = verdict in (Says.DEVICE, Says.HOST)
         headline = one_line(Voice(names, text, ()).headline())
         if not any(found.fatal_memory for found in findings):

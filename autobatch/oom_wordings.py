@@ -58,7 +58,10 @@ def _section(
     return Section(says, heard, sure, re.compile("|".join(patterns), re.IGNORECASE))
 
 
-_GPU = r"(?:cuda|gpu|hip|rocm|xpu|mps|metal|hbm|vram|tpu|npu|dml|directml|device|video|accelerator)"
+_GPU = (
+    r"(?:cuda|gpu|hip|rocm|xpu|mps|metal|hbm|vram|tpu|npu|hpu|ipu|mlu|musa|dml|directml|device"
+    r"|video|accelerator)"
+)
 # "out of memory" as a machine ends or goes on, and not "out of memory slots".
 _OUT = (
     r"out[ _-]of[ _-]memory(?:[ _]error)?"
@@ -88,7 +91,8 @@ SECTIONS = (
         r".{0,60}\b(?:out of memory|alloc\w* fail)",
         r"failed to CUDA host alloc",  # NVIDIA/nccl
         # the machine's monitors: ray-project/ray#30312, kubeflow/kubeflow#1261
-        r"node (?:was |is )?running low on memory|low on resource: memory",
+        r"node (?:was |is )?running low on memory|low on resource: memory"
+        r"|tried to allocate more memory than is available",  # Kaggle
     ),
     _section(
         Says.OTHER,
@@ -138,7 +142,8 @@ SECTIONS = (
         Says.POOL,
         # santi-pdp/segan#42 (old, names no allocator), Azure/MachineLearningNotebooks#880
         r"OOM when allocating (?:temporary )?tensor (?:with|of) shape",
-        r"Allocator \([^)]{1,80}\) ran out of memory trying to allocate [^(]{1,40}\(rounded to",
+        # one without a name: intel/intel-extension-for-tensorflow#34
+        r"Allocator (?:\([^)]{1,80}\) )?ran out of memory trying to allocate [^(]{1,40}\(rounded to",
         r"ran out of memory trying to allocate.{0,40}see logs for memory state",  # tensorflow#7025
         r"BFCArena::AllocateRaw.{0,160}failed to allocate memory",  # microsoft/onnxruntime#20038
         r"SameWorkerRecvDone unable to allocate output tensor",  # libtensorflow_framework
@@ -171,12 +176,14 @@ SECTIONS = (
         # PaddlePaddle/Paddle#42228
         r"out of memory error on GPU|cannot allocate \S+ memory on GPU",
         r"ran out of memory in memory space hbm|exceeded hbm capacity|HbmOom",  # tensorflow/tpu#385
+        r"allocation \(size=\d+\) would exceed memory(?!.*space=[vs]mem)",
         r"attempting to (?:reserve|allocate) [\d.]+\s*[KMGT]?i?B?\b.{0,60}that was not possible",
         r"kIOGPUCommandBufferCallbackErrorOutOfMemory|Insufficient Memory \((?:IOAF|0{7}8)",
         r"failed to (?:allocate|create) (?:a )?(?:MTL|metal )\w*(?:buffer|heap)",
         # lmstudio-ai/lmstudio-bug-tracker#2240, scikit-learn-contrib/fastcan#262
         r"metal::malloc\]|Invalid buffer size: [\d.]+ [GM]",
         r"Memory not available to allocate buffer",  # ROCm/MIOpen#47
+        r"memory \(\d+ bytes\) could not be allocated",  # NVIDIA/TensorRT#4258
         # NVIDIA-AI-IOT/torch2trt#661, marcoslucianops/DeepStream-Yolo#366
         r"Error Code 2: OutOfMemory|OutOfMemory Error in allocate",
         r"E_OUTOFMEMORY|0x8007000E",  # microsoft/tensorflow-directml#294
@@ -197,6 +204,7 @@ SECTIONS = (
         r"mach_vm_map\(size=\d+\) failed|can't allocate region",  # tensorflow/tensorflow#41457
         r"OpenBLAS.{0,40}memory allocation (?:still )?failed|MKL.{0,40}memory allocation fail",
         r"fatal error: (?:runtime: )?out of memory|virtual memory exhausted",
+        r"^memory allocation of \d+ bytes failed",  # Rust
         r"Insufficient memory\) Failed to allocate",  # OpenCV
         r"(?:UR_RESULT|PI|ZE_RESULT)_ERROR_OUT_OF_HOST_MEMORY",  # oneapi-src/unified-runtime
     ),
@@ -220,7 +228,7 @@ SECTIONS = (
     _section(
         Says.DEVICE,
         rf"\b{_GPU}\W{{1,4}}(?:\w+\W{{1,3}}){{0,3}}{_OUT}",  # adityaarun1/Detectron.pytorch#11
-        rf"out of {_GPU} memory|(?:not enough|insufficient) (?:free )?{_GPU} memory",
+        rf"out of {_GPU} memory|(?:not enough|insufficient) (?:\w+ )?{_GPU} (?:\w+ )?memory",
         rf"{_OUT}.{{0,40}}\b(?:on|in) (?:the )?{_GPU}\b",
         rf"^\W*(?:\w+: ?){{0,2}}{_OUT}\W*$",
         heard=Heard.MACHINE,
@@ -240,7 +248,9 @@ SECTIONS = (
     ),
     _section(
         Says.POOL,
-        r"failed to allocate [\d.,]+ ?(?:[KMGT]i?B|bytes)\b",
+        # lshqqytiger/stable-diffusion-webui-amdgpu#174
+        r"(?:failed|unable|could not|cannot|can't) (?:to )?allocate (?:\w+ ){0,4}[\d.,]+ ?"
+        r"(?:[KMGT]i?B|bytes)\b",
         heard=Heard.MACHINE,
         sure=False,
     ),
@@ -339,6 +349,7 @@ EXCUSES = re.compile(
 MACHINE_LINE = re.compile(
     r"\.(?:cc|cpp|cu|h|hpp|c|mm|pyx):\d+|^[EFW]\d{4} |Check fail|what\(\):|terminate called"
     r"|\b\w+(?:Error|Exception):? |NCCL WARN|^\W*(?:Fatal|Error)\b|^Failed to "
+    r"|\[(?:[EFW]|ERROR|FATAL|WARN(?:ING)?)\]|^\W*[EFW] |\bERROR: "  # loggers' levels
     r"|fork: |: [Cc]annot allocate memory$",
 )
 

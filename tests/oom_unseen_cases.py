@@ -1,10 +1,10 @@
 """Wordings that were labelled before the rules had seen any of them, in our words.
 
 Rules that are tried on the cases that they were made from tell nothing of the next death. These
-were collected afterwards: from threads on GitHub, from the texts inside TensorFlow's libraries,
-from other programs that a training starts, and from what a user's own code may say. Above each
-stands where it comes from. Where the rules were wrong, they were mended for the kind, not for the
-case.
+were collected afterwards, round after round: from threads on GitHub, from the texts inside
+TensorFlow's libraries, from other programs that a training starts, and from what a user's own code
+may say. Above each stands where it comes from. Where the rules were wrong, they were mended for the
+kind, not for the case.
 """
 
 from __future__ import annotations
@@ -74,8 +74,6 @@ DEVICE_UNSEEN = (
         "{{function_node __wrapped__Mul_device_/job:localhost/replica:0/task:0/device:GPU:0}} "
         "failed to allocate memory [Op:Mul] name: ",
     ),
-    # santi-pdp/segan#42
-    told(EXHAUSTED, "OOM when allocating tensor with shape[100,4096,32]"),
     # tensorflow/tensorflow#55502
     told(
         INTERNAL,
@@ -97,22 +95,6 @@ DEVICE_UNSEEN = (
         "WhereOp: Could not launch cub::DeviceReduce::Sum to count number of true / nonzero "
         "indices.  temp_storage_bytes: 1, status: out of memory",
     ),
-    # tensorflow/tensorflow#60607
-    told(
-        INTERNAL,
-        "Failed to load in-memory CUBIN: CUDA_ERROR_OUT_OF_MEMORY: out of memory\n"
-        "\t [[{{node StatefulPartitionedCall}}]] [Op:__inference_train_function_50056]",
-    ),
-    # tensorflow/tensorflow#60607
-    died(
-        -6,
-        "2023-05-16 14:44:22.9: I "
-        "tensorflow/compiler/xla/stream_executor/cuda/cuda_driver.cc:736] failed to allocate "
-        "2.20G (2362232064 bytes) from device: CUDA_ERROR_OUT_OF_MEMORY: out of memory\n"
-        "2023-05-16 14:44:23.019609: F tensorflow/tsl/framework/bfc_allocator.cc:700] Check "
-        "failed: h != kInvalidChunkHandle \n"
-        "Fatal Python error: Aborted\n",
-    ),
     # brade31919/SRGAN-tensorflow#27
     told(
         INTERNAL,
@@ -128,24 +110,6 @@ DEVICE_UNSEEN = (
         "to allocate 17711632 bytes.\n"
         "  Profiling failure on CUDNN engine 0: RESOURCE_EXHAUSTED: Out of memory while trying "
         "to allocate 16777216 bytes. [Op:Conv2DBackpropInput]",
-    ),
-    # ROCm/MIOpen#47, ROCm/tensorflow-upstream#496
-    died(
-        -6,
-        "2019-06-11 09:44:13.452299: E tensorflow/stream_executor/rocm/rocm_driver.cc:630] "
-        "failed to allocate 3.44G (3694094080 bytes) from device: hipError_t(1002)\n"
-        "MIOpen Error: /data/repo/MIOpen/src/hip/handlehip.cpp:70: Memory not available to "
-        "allocate buffer: 655360000\n"
-        "2018-07-17 09:05:55.622826: F tensorflow/stream_executor/rocm/rocm_dnn.cc:1603] Check "
-        "failed: status == miopenStatusSuccess (7 vs. 0)Unable to find a suitable algorithm "
-        "for doing forward convolution\n",
-    ),
-    # keras-team/keras#13889
-    died(
-        -6,
-        "E tensorflow/compiler/xla/stream_executor/rocm/rocm_driver.cc:606] failed to allocate "
-        "890.06M (933298432 bytes) from device: HIP_ERROR_OutOfMemory\n"
-        "F tensorflow/core/common_runtime/gpu/gpu_device.cc:1] Check failed: tensor != nullptr\n",
     ),
     # PyTorch on ROCm
     told(
@@ -185,14 +149,6 @@ DEVICE_UNSEEN = (
         XLA,
         "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory "
         "space hbm. Used 63.80G of 30.75G hbm. Exceeded hbm capacity by 33.05G.",
-    ),
-    # tensorflow/tpu#385
-    told(
-        EXHAUSTED,
-        "9 root error(s) found.\n"
-        "  (0) Resource exhausted: {{function_node __inference_train_function_23120}} "
-        "Compilation failure: Ran out of memory in memory space hbm. Used 8.38G of 8.00G hbm. "
-        "Exceeded hbm capacity by 385.25M.",
     ),
     # XLA on TPUs
     told(
@@ -254,13 +210,6 @@ DEVICE_UNSEEN = (
         "memory\n"
         "E tensorflow/stream_executor/cuda/cuda_dnn.cc:329] Could not create cudnn handle: "
         "CUDNN_STATUS_ALLOC_FAILED\n",
-    ),
-    # tensorflow/tensorflow#36510
-    told(
-        INTERNAL,
-        "NCCL: unhandled cuda error. Set NCCL_DEBUG=WARN for detail. [[{{node NcclAllReduce}}]]",
-        log="tf-run:2950:3374 [0] bazel-out/k8-py2-opt/bin/external/nccl_archive/_virtual_includes/"
-        "include_hdrs/alloc.h:40 NCCL WARN Cuda failure 'out of memory'\n",
     ),
     # a user's kernel
     told(INTERNAL, "cudaMalloc failed with: out of memory"),
@@ -406,6 +355,140 @@ DEVICE_UNSEEN = (
         "jaxlib.xla_extension.XlaRuntimeError: RESOURCE_EXHAUSTED: Failed to allocate request "
         "for 15.26GiB (16384000000B) on device ordinal 0\n",
     ),
+    # intel/intel-extension-for-tensorflow#34
+    told(
+        EXHAUSTED,
+        "{{function_node __wrapped__AddV2_device_/job:localhost/replica:0/task:0/device:XPU:0}}"
+        " OOM when allocating tensor with shape[3,3,2560,1280] and type float on "
+        "/job:localhost/replica:0/task:0/device:XPU:0 by allocator Simple allocator [Op:AddV2]",
+    ),
+    # intel/intel-extension-for-tensorflow#34
+    died(
+        -6,
+        "2023-05-13 17:10:55.926325: E itex/core/devices/bfc_allocator.cc:98] Allocator ran "
+        "out of memory trying to allocate 117964800 Bytes (rounded to 117964800 Bytes)\n"
+        "If you need help, create an issue at "
+        "https://github.com/intel/intel-extension-for-tensorflow/issues\n",
+    ),
+    # microsoft/tensorflow-directml#294
+    died(
+        -6,
+        "2021-06-28 09:24:26.758346: W tensorflow/core/framework/op_kernel.cc:1651] "
+        "OP_REQUIRES failed at dml_kernel_context.cc:167 : Resource exhausted: OOM when "
+        "allocating tensor with shape[1,64,150,150] and type float on "
+        "/job:localhost/replica:0/task:0/device:DML:0 by allocator DmlAllocator\n",
+    ),
+    # lshqqytiger/stable-diffusion-webui-amdgpu#174
+    told(
+        RUNTIME,
+        "Could not allocate tensor with 38535168 bytes. There is not enough GPU video memory "
+        "available!",
+        log="[W D:\\a\\_work\\1\\s\\csrc\\engine\\dml_heap_allocator.cc:120] DML allocator out of "
+        "memory!\n",
+    ),
+    # NVIDIA/TensorRT#4258
+    died(
+        1,
+        "[E] Error[1]: [defaultAllocator.cpp::allocate::31] Error Code 1: Cuda Runtime (out of "
+        "memory)\n"
+        "[W] [TRT] Requested amount of GPU memory (15485030400 bytes) could not be allocated. "
+        "There may not be enough free memory for allocation to succeed.\n",
+    ),
+    # horovod/horovod#2691
+    told(RUNTIME, "CUDA error: out of memory"),
+    # pytorch/xla#2569
+    told(
+        EXHAUSTED,
+        "  (1) Resource exhausted: Attempting to allocate 180.59M. That was not possible. "
+        "There are 142.58M free.; (0x3x0_HBM1)",
+    ),
+    # intel/intel-extension-for-pytorch#629
+    told(
+        RUNTIME,
+        "XPU out of memory. Tried to allocate 1.00 GiB (GPU 0; 15.56 GiB total capacity; "
+        "990.00 MiB already allocated)",
+    ),
+    # PyTorch
+    told(RUNTIME, "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    # JAX
+    died(
+        1,
+        "Traceback (most recent call last):\n"
+        '  File "a.py", line 1, in <module>\n'
+        "jaxlib.xla_extension.XlaRuntimeError: RESOURCE_EXHAUSTED: Out of memory while trying "
+        "to allocate 17179869184 bytes.\n",
+    ),
+    # TensorFlow
+    died(
+        1,
+        "W external/local_tsl/tsl/framework/bfc_allocator.cc:482] Allocator (GPU_0_bfc) ran "
+        "out of memory trying to allocate 24.00GiB (rounded to 25769803776)requested by op\n",
+    ),
+    # TensorFlow
+    told(INTERNAL, "Failed to allocate scratch space for convolution"),
+    # Keras 3
+    told(
+        EXHAUSTED,
+        "Exception encountered when calling Functional.call().\n"
+        "\n"
+        "OOM when allocating tensor with shape[64,128,56,56] and type half on "
+        "/job:localhost/replica:0/task:0/device:GPU:0 by allocator GPU_0_bfc [Op:BiasAdd]",
+    ),
+    # Ascend
+    told(
+        RUNTIME,
+        "NPU out of memory. Tried to allocate 2.00 GiB (NPU 0; 60.96 GiB total capacity; 58.10 "
+        "GiB already allocated)",
+    ),
+    # MLX
+    told(
+        RUNTIME,
+        "[metal::malloc] Attempting to allocate 34359738368 bytes which is greater than the "
+        "maximum allowed buffer size of 17179869184 bytes.",
+    ),
+    # TensorFlow 2.19
+    died(
+        -6,
+        "E0000 00:00:1736.1 948 cuda_executor.cc:1228] failed to allocate 5.64GiB (6060769280 "
+        "bytes) from device: RESOURCE_EXHAUSTED: : CUDA_ERROR_OUT_OF_MEMORY: out of memory\n"
+        "Fatal Python error: Aborted\n",
+    ),
+    # CUDA graphs
+    told(INTERNAL, "the graph could not be instantiated: cudaErrorMemoryAllocation"),
+    # JAX
+    died(
+        1,
+        "E external/xla/xla/pjrt/pjrt_stream_executor_client.cc:2985] Execution of replica 0 "
+        "failed: RESOURCE_EXHAUSTED: Out of memory allocating 4294967296 bytes.\n",
+    ),
+    # XLA: on TPUs
+    told(
+        XLA,
+        "RESOURCE_EXHAUSTED: TPU backend error: Allocation (size=137438953472) would exceed "
+        "memory (size=17179869184) :: #allocation7 [shape = 'u8[137438953472]{0}', space=hbm]",
+    ),
+    # Keras 3 on XLA
+    told(
+        EXHAUSTED,
+        "Graph execution error:\n"
+        "\n"
+        "Detected at node StatefulPartitionedCall defined at (most recent call last):\n"
+        "<stack traces unavailable>\n"
+        "Out of memory while trying to allocate 10737418240 bytes.\n"
+        "\t [[{{node StatefulPartitionedCall}}]] [Op:__inference_multi_step_on_iterator_8213]",
+    ),
+    # XLA
+    told(
+        INTERNAL,
+        "Failed to load in-memory CUBIN (compiled for a different GPU?).: "
+        "CUDA_ERROR_OUT_OF_MEMORY: out of memory",
+    ),
+    # TensorFlow
+    told(
+        INTERNAL,
+        "{{function_node __wrapped__Qr_device_/job:localhost/replica:0/task:0/device:GPU:0}} "
+        "cuSolver call failed with status =CUSOLVER_STATUS_ALLOC_FAILED",
+    ),
 )
 
 HOST_UNSEEN = (
@@ -420,34 +503,6 @@ HOST_UNSEEN = (
         EXHAUSTED,
         "OOM when allocating tensor with shape[8192,3,512,512] and type uint8 on "
         "/job:localhost/replica:0/task:0/device:CPU:0 by allocator mklcpu",
-    ),
-    # tensorflow/tensorflow#11915
-    told(
-        EXHAUSTED,
-        "OOM when allocating tensor with shape[1000000000] and type float on "
-        "/job:localhost/replica:0/task:0/device:CPU:0 by allocator gpu_host_bfc",
-    ),
-    # tensorflow/tensorflow#11915
-    told(
-        EXHAUSTED,
-        "OOM when allocating tensor with shape[1000000000] and type float on "
-        "/job:localhost/replica:0/task:0/device:CPU:0 by allocator cuda_host_bfc",
-    ),
-    # tensorflow/tensorflow#45238
-    told(
-        EXHAUSTED,
-        "MemoryError: Unable to allocate 184. MiB for an array with shape (64, 26, 26, 3, 371) "
-        "and data type float32\n"
-        "Traceback (most recent call last):\n"
-        "\n"
-        '  File "script_ops.py", line 237, in __call__\n'
-        "    ret = func(*args)\n"
-        "\n"
-        "\t [[{{node PyFunc}}]]\n"
-        "Hint: If you want to see a list of allocated tensors when OOM happens, add "
-        "report_tensor_allocations_upon_oom to RunOptions for current allocation info.\n"
-        "\n"
-        "\t [[IteratorGetNext]] [Op:__inference_train_function_17437]",
     ),
     # tensorflow/tensorflow#63761
     told(
@@ -465,29 +520,10 @@ HOST_UNSEEN = (
         "terminate called after throwing an instance of 'std::bad_alloc'\n"
         "  what():  std::bad_alloc\n",
     ),
-    # Accenture/AIR#7
-    told(
-        EXHAUSTED,
-        "OOM when allocating tensor with shape[32,1024] and type float on "
-        "/job:localhost/replica:0/task:0/device:CPU:0 by allocator gpu_host_bfc",
-        log="2022-06-16 02:36:14.957833: E tensorflow/stream_executor/cuda/cuda_driver.cc:893] "
-        "failed to alloc 634034176 bytes on host: CUDA_ERROR_OUT_OF_MEMORY: out of memory\n"
-        "W ./tensorflow/core/common_runtime/gpu/gpu_host_allocator.h:44] could not allocate "
-        "pinned host memory of size: 634034176\n",
-    ),
     # fork
     told(OS, "[Errno 12] Cannot allocate memory"),
     # Python's shared memory
     told(OS, "[Errno 28] No space left on device: '/dev/shm/psm_4dd26c5e'"),
-    # msr-fiddle/pipedream#28
-    told(
-        RUNTIME,
-        "DataLoader worker (pid 325) is killed by signal: Bus error. It is possible that "
-        "dataloader's workers are out of shared memory. Please try to raise your shared memory "
-        "limit.",
-        log="ERROR: Unexpected bus error encountered in worker. This might be caused by "
-        "insufficient shared memory (shm).\n",
-    ),
     # tensorflow/models#7725
     died(-9, "Filling up shuffle buffer (this may take a while): 1359 of 2048\n", kills=1),
     # TensorFlow's CPU allocator
@@ -542,13 +578,13 @@ HOST_UNSEEN = (
     told(EXHAUSTED, "/data/train.tfrecord; Cannot allocate memory"),
     # jemalloc
     died(-6, "<jemalloc>: Error in malloc(): out of memory\n"),
-    # windows commit limit
+    # Windows' commit limit
     told(
         OS,
         "[WinError 1455] The paging file is too small for this operation to complete. Error "
         'loading "cudnn_cnn_infer64_8.dll" or one of its dependencies.',
     ),
-    # windows
+    # Windows
     told(OS, "[WinError 8] Not enough memory resources are available to process this command"),
     # opencv
     told(
@@ -559,6 +595,39 @@ HOST_UNSEEN = (
     # hdf5 strings
     told(
         RUNTIME, "Can't read data (unable to allocate memory for chunk: virtual memory exhausted)"
+    ),
+    # Kaggle
+    died(-9, "Your notebook tried to allocate more memory than is available. It has restarted.\n"),
+    # CUDA
+    told(INTERNAL, "cudaHostAlloc failed: out of memory"),
+    # PyTorch
+    told(
+        RUNTIME, "unable to mmap 3221225472 bytes from file </torch_1>: Cannot allocate memory (12)"
+    ),
+    # Arrow
+    told(("ArrowMemoryError", "MemoryError", *VALUE[1:]), "realloc of size 8589934592 failed"),
+    # Rust
+    died(-6, "memory allocation of 8589934592 bytes failed\nAborted (core dumped)\n"),
+    # Python
+    told(OS, "[Errno 12] Cannot allocate memory: 'ffmpeg'"),
+    # kernel
+    died(-9, "[12345.678] Out of memory: Killed process 1234 (python) total-vm:28000000kB\n"),
+    # pybind11
+    told(("MemoryError", *VALUE[1:]), "std::bad_alloc"),
+    # pybind11
+    told(RUNTIME, "std::bad_alloc"),
+    # tf.py_function
+    told(
+        UNKNOWN,
+        "MemoryError: \n"
+        "Traceback (most recent call last):\n"
+        "\n"
+        '  File "/x/script_ops.py", line 270, in __call__\n'
+        "    ret = func(*args)\n"
+        "\n"
+        "MemoryError\n"
+        "\n"
+        "\t [[{{node PyFunc}}]]",
     ),
 )
 
@@ -760,7 +829,7 @@ OTHER_UNSEEN = (
         ("DataLossError", *EXHAUSTED[1:]),
         "truncated record at 1345 failed with Read less bytes than requested",
     ),
-    # TensorFlow: PS
+    # TensorFlow's parameter servers
     told(
         ("UnavailableError", *EXHAUSTED[1:]),
         "failed to connect to all addresses; last error: UNKNOWN: ipv4:10.0.0.2:2222: "
@@ -998,7 +1067,7 @@ OTHER_UNSEEN = (
         ("CalledProcessError", *VALUE[1:]),
         "Command '['nvidia-smi', '--query-gpu=memory.free']' returned non-zero exit status 9.",
     ),
-    # keras
+    # Keras
     told(
         VALUE,
         "Layer lstm_memory expected 3 variables, but received 0 variables during loading. "
@@ -1011,7 +1080,7 @@ OTHER_UNSEEN = (
         VALUE,
         "Argument `memory` of size (64, 512) cannot be broadcast to a buffer of size (32, 512)",
     ),
-    # TensorFlow:  DNC 'allocation' layers
+    # TensorFlow, in a layer that is called so
     told(
         INVALID,
         "Incompatible shapes: [37,1024] vs. [36,1024]\n"
@@ -1060,12 +1129,12 @@ OTHER_UNSEEN = (
     ),
     # TensorFlow: libdevice
     told(UNKNOWN, "JIT compilation failed. [Op:__some_op]"),
-    # ld
+    # the loader
     told(
         ("ImportError", *VALUE[1:]),
         "libcublas.so.12: cannot open shared object file: No such file or directory",
     ),
-    # os
+    # the operating system
     told(OS, "[Errno 5] Input/output error"),
     # TensorFlow: memory growth
     told(RUNTIME, "Physical devices cannot be modified after being initialized"),
@@ -1099,4 +1168,257 @@ OTHER_UNSEEN = (
     told(VALUE, "x must be 2-D", log="tcmalloc: large alloc 8589934592 bytes == 0x7f40 @\n"),
     # tcmalloc
     died(-6, "src/tcmalloc.cc:277] Attempt to free invalid pointer 0x7f\n"),
+    # tensorflow/tensorflow#56423
+    died(
+        -6,
+        "terminate called after throwing an instance of 'std::system_error'\n"
+        "  what():  Resource temporarily unavailable\n",
+    ),
+    # TensorFlow's GPU start
+    told(
+        INTERNAL,
+        "CUDA runtime implicit initialization on GPU:0 failed. Status: device kernel image is "
+        "invalid",
+    ),
+    # tensorflow/tensorflow#30665
+    died(
+        -6,
+        "F tensorflow/core/kernels/bias_op_gpu.cu.cc:1] Non-OK-status: CudaLaunchKernel( "
+        "BiasNHWCKernel<T>, config.block_count, config.thread_per_block, 0, d.stream()) "
+        "status: Internal: invalid configuration argument\n",
+    ),
+    # tensorflow/tensorflow#33696
+    died(
+        -6,
+        "F .\\tensorflow/core/kernels/random_op_gpu.h:227] Non-OK-status: "
+        "GpuLaunchKernel(FillPhiloxRandomKernelLaunch<Distribution>, num_blocks, block_size, "
+        "0, d.stream()) status: Internal: invalid device function\n",
+    ),
+    # keras-team/autokeras#1916
+    told(
+        INTERNAL, "Failed to launch CUDA kernel: CUDA_ERROR_INVALID_HANDLE: invalid resource handle"
+    ),
+    # NVIDIA/DeepLearningExamples#972
+    told(
+        UNKNOWN,
+        "Horovod has been shut down. This was caused by an exception on one of the ranks or an "
+        "attempt to allreduce, allgather or broadcast a tensor after one of the ranks finished "
+        "execution.",
+    ),
+    # tensorflow/tensorflow#52287
+    told(
+        VALUE,
+        "Unexpected result of `train_function` (Empty Logs).",
+        log="2021-10-04: E tensorflow/compiler/tf2tensorrt/utils/trt_logger.cc:42] DefaultLogger "
+        "INVALID_ARGUMENT: Cannot set empty memory.\n",
+    ),
+    # tensorflow/tensorflow#56935
+    died(
+        -6,
+        "F tensorflow/core/common_runtime/gpu/gpu_cudamallocasync_allocator.cc:390] Trying to "
+        "set the stream twice. This isn't supported.\n",
+    ),
+    # tensorflow/tensorflow#48545
+    told(INTERNAL, "No allocator statistics"),
+    # google/automl#127
+    told(
+        VALUE,
+        "logits and labels must have the same shape",
+        log="E tensorflow/core/grappler/optimizers/meta_optimizer.cc:533] memory_optimizer failed: "
+        "Deadline exceeded: memory_optimizer exceeded deadline.\n",
+    ),
+    # tensorflow/tensorflow#74914
+    died(
+        -6,
+        "F tensorflow/core/common_runtime/mkl_layout_pass.cc:2703] Non-OK-status: "
+        'GetNodeAttr(orig_node->def(), "strides", &strides)\n'
+        "Status: INVALID_ARGUMENT: Attr strides has value 4634247419717959497 out of range for "
+        "an int32\n",
+    ),
+    # gpustack/gpustack#1242
+    told(
+        VALUE,
+        "x",
+        log="WARNING config.py:678] Possibly too large swap space. 256.00 GiB out of the 460.30 "
+        "GiB total CPU memory is allocated for the swap space.\n",
+    ),
+    # tensorflow/tensorflow#10961
+    died(
+        -6,
+        "cudaCheckError() failed : invalid resource handle\n"
+        "E tensorflow/stream_executor/cuda/cuda_event.cc:49] Error polling for event status: "
+        "failed to query event: CUDA_ERROR_DEINITIALIZED\n"
+        "F tensorflow/core/common_runtime/gpu/gpu_event_mgr.cc:203] Unexpected Event status: 1\n"
+        "W bfc_allocator.cc:217] Allocator (GPU_1_bfc) ran out of memory trying to allocate "
+        "3.51GiB. The caller indicates that this is not a failure, but may mean that there "
+        "could be performance gains if more memory is available.\n",
+    ),
+    # rwth-i6/returnn#299
+    died(-6, "bfc_allocator.cc:1] Check failed: BinForSize(bin_size) == BinFromIndex(b)\n"),
+    # ZJULearning/pixel_link#98
+    died(
+        -6,
+        "F tensorflow/core/kernels/mkl/mkl_softmax_op.cc:164] Aborted: Operation received an "
+        "exception:Status: 3, message: could not initialize a memory descriptor, in file "
+        "tensorflow/core/kernels/mkl_softmax_op.cc:164\n",
+    ),
+    # ppliuboy/DDFlow#9
+    told(
+        ("AbortedError", *EXHAUSTED[1:]),
+        "Operation received an exception:Status: 5, message: could not initialize a memory "
+        "descriptor, in file tensorflow/core/kernels/mkl_concat_op.cc:781",
+    ),
+    # tensorflow/tensorflow#11628
+    died(
+        -6,
+        "F env->NewWritableFile tfdebug Non-OK-status: env->NewWritableFile(file_path, &f) "
+        "status: Resource exhausted: "
+        "/tmp/tfdbg_9_gcc3sc/gradients/output/Reshape_1_grad/Reshape_0_DebugIdentity_150023213;"
+        " Too many open files\n"
+        "Aborted (core dumped)\n",
+    ),
+    # tensorflow/tensorflow#4350
+    told(
+        EXHAUSTED,
+        "./model/model-49.tempstate5787507096018461664\n"
+        "\t [[Node: save/save = SaveSlices[T=[DT_FLOAT, DT_FLOAT]]]]",
+    ),
+    # tensorflow/tensorflow#7013
+    told(EXHAUSTED, "/run/media/root/imagenet-data/raw-data/train"),
+    # rishizek/tensorflow-deeplab-v3-plus#8
+    died(
+        -6,
+        "E tensorflow/stream_executor/cuda/cuda_driver.cc:967] failed to alloc 2304 bytes on "
+        "host: CUDA_ERROR_UNKNOWN\n",
+    ),
+    # TensorFlow
+    told(INVALID, "Dimension size must be evenly divisible by 3 but is 37 for '{{node Reshape}}'"),
+    # PyTorch
+    told(
+        RUNTIME,
+        "Trying to backward through the graph a second time (or directly access saved tensors "
+        "after they have already been freed). Saved intermediate values of the graph are freed "
+        "when you call .backward()",
+    ),
+    # PyTorch
+    told(RUNTIME, "CUDA error: device-side assert triggered"),
+    # PyTorch
+    told(RUNTIME, "CUDA error: an illegal instruction was encountered"),
+    # TensorFlow
+    told(
+        INVALID,
+        "Cannot assign a device for operation model/dense/MatMul: Could not satisfy explicit "
+        "device specification '/device:GPU:3' because no supported kernel for GPU devices is "
+        "available.",
+    ),
+    # TensorFlow
+    told(TYPE, "Cannot convert 37 to EagerTensor of dtype float"),
+    # PyTorch
+    told(RUNTIME, "DataLoader worker (pid 123) exited unexpectedly with exit code 1"),
+    # Python
+    told(("ConnectionResetError", *VALUE[1:]), "[Errno 104] Connection reset by peer"),
+    # Python
+    told(("RecursionError", *VALUE[1:]), "maximum recursion depth exceeded"),
+    # Python
+    told(OS, "[Errno 122] Disk quota exceeded"),
+    # Python
+    told(VALUE, "Exceeds the limit (4300 digits) for integer string conversion"),
+    # PyTorch
+    told(
+        RUNTIME,
+        "Too many open files. Communication with the workers is no longer possible. Please "
+        "increase the limit using `ulimit -n` in the shell",
+    ),
+    # XLA
+    told(
+        XLA,
+        "INVALID_ARGUMENT: Executable expected parameter 0 of size 1024 but got buffer with "
+        "incompatible size 512",
+    ),
+    # XLA
+    told(XLA, "DEADLINE_EXCEEDED: Barrier timed out. Barrier_id: PjRT_Client_Connect"),
+    # XLA
+    told(XLA, "UNIMPLEMENTED: Memory kind pinned_host is not supported on this device"),
+    # a user's own
+    told(VALUE, "The batch size 37 exceeds the maximum memory size 36"),
+    # a user's own
+    told(RUNTIME, "Insufficient data: not enough samples in memory to fill the batch"),
+    # a user's own
+    told(RUNTIME, "not enough memory cells to allocate a batch of 37"),
+    # a user's own
+    told(RUNTIME, "ring buffer: out of memory slots"),
+    # a user's own
+    told(VALUE, "GPU memory fraction must be in (0, 1]"),
+    # a user's own
+    told(RUNTIME, "gpu memory pool must be created before use"),
+    # a user's own
+    told(RUNTIME, "failed to allocate 37 episodes of 100 steps"),
+    # a user's own
+    told(RUNTIME, "device memory profiler is not supported on this platform"),
+    # a user's own
+    told(RUNTIME, "could not allocate 12 samples to shards"),
+    # a user's own
+    told(("Exception", *VALUE[1:]), "Out of luck: memory of the last 37 episodes is empty"),
+    # CUDA
+    told(
+        INTERNAL,
+        "CUDA_ERROR_UNSUPPORTED_PTX_VERSION: the provided PTX was compiled with an unsupported "
+        "toolchain.",
+    ),
+    # CUDA
+    told(
+        INTERNAL,
+        "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH: system has unsupported display driver / cuda "
+        "driver combination",
+    ),
+    # CUDA
+    told(
+        INTERNAL,
+        "failed call to cuInit: CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE: forward "
+        "compatibility was attempted on non supported HW",
+    ),
+    # CUDA
+    told(INTERNAL, "CUDA error: peer access is not supported between these two devices"),
+    # CUDA
+    told(INTERNAL, "CUDA_ERROR_PEER_ACCESS_UNSUPPORTED: could not map memory of the peer"),
+    # CUDA
+    told(INTERNAL, "CUDA_ERROR_TIMEOUT: the launch timed out and was terminated"),
+    # CUDA
+    told(INTERNAL, "CUDA_ERROR_ASSERT: device-side assert triggered"),
+    # CUDA
+    told(
+        INTERNAL,
+        "CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED: part or all of the requested memory range "
+        "is already mapped",
+    ),
+    # CUDA
+    told(INTERNAL, "CUDA_ERROR_MAP_FAILED: mapping of buffer object failed"),
+    # a stack with such names
+    died(
+        -11,
+        "Fatal Python error: Segmentation fault\n"
+        "\n"
+        "Current thread 0x00007f (most recent call first):\n"
+        '  File "/x/memory/allocate.py", line 3 in allocate_memory\n',
+    ),
+    # TensorFlow
+    died(
+        1,
+        "Error: Node: 'IteratorGetNext' Cannot batch tensors with different shapes in "
+        "component 0.\n",
+    ),
+    # TensorFlow
+    told(
+        ("FailedPreconditionError", *EXHAUSTED[1:]),
+        "GetNext() failed because the iterator has not been initialized. Memory cached dataset",
+    ),
+    # TensorFlow
+    told(
+        INVALID, "You must feed a value for placeholder tensor 'memory/allocated' with dtype float"
+    ),
+    # TensorFlow
+    told(
+        ("AbortedError", *EXHAUSTED[1:]),
+        "All operations were aborted because the parameter server ran out of time",
+    ),
 )
