@@ -143,7 +143,8 @@ SECTIONS = (
         # santi-pdp/segan#42 (old, names no allocator), Azure/MachineLearningNotebooks#880
         r"OOM when allocating (?:temporary )?tensor (?:with|of) shape",
         # one without a name: intel/intel-extension-for-tensorflow#34
-        r"Allocator (?:\([^)]{1,80}\) )?ran out of memory trying to allocate [^(]{1,40}\(rounded to",
+        r"Allocator (?:\([^)]{1,80}\) )?ran out of memory trying to allocate [^(]{1,40}"
+        r"\(rounded to",
         r"ran out of memory trying to allocate.{0,40}see logs for memory state",  # tensorflow#7025
         r"BFCArena::AllocateRaw.{0,160}failed to allocate memory",  # microsoft/onnxruntime#20038
         r"SameWorkerRecvDone unable to allocate output tensor",  # libtensorflow_framework

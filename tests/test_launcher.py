@@ -606,6 +606,18 @@ collections.deque(itertools.repeat(0), maxlen=0)
 """
 
 
+def parent_of(program: str, then: str = "", **variables: str) -> subprocess.Popen[str]:
+    """A process with a worker that runs `program`; it prints the stage and the worker's number."""
+    return subprocess.Popen(
+        [sys.executable, "-c", PARENT.format(boot=BOOT, program=program, then=then)],
+        cwd=HERE.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, **variables},
+        text=True,
+    )
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel")
 @pytest.mark.parametrize("then", ["", "made.start('proof', {**os.environ, 'PROGRAM': 'say(1)'})"])
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
@@ -613,14 +625,7 @@ def test_all_die_with_the_parent_whatever_kills_it(
     nothing_left_open: None, sign: signal.Signals, then: str, tmp_path: Path
 ) -> None:
     program = textwrap.dedent(ESCAPES) + C_LOOP
-    with subprocess.Popen(
-        [sys.executable, "-c", PARENT.format(boot=BOOT, program=program, then=then)],
-        cwd=HERE.parent,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
-        text=True,
-    ) as parent:
+    with parent_of(program, then, TMPDIR=str(tmp_path)) as parent:
         assert parent.stdout is not None
         *escaped, _, worker = parent.stdout.readline().split()
         family = [int(worker), *map(int, escaped)]
@@ -637,14 +642,7 @@ def test_all_die_with_the_parent_whatever_kills_it(
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel")
 def test_the_worker_dies_within_a_second_of_its_parent(nothing_left_open: None) -> None:
     def seconds() -> float:
-        program = "say('step')" + C_LOOP
-        with subprocess.Popen(
-            [sys.executable, "-c", PARENT.format(boot=BOOT, program=program, then="")],
-            cwd=HERE.parent,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        ) as parent:
+        with parent_of("say('step')" + C_LOOP) as parent:
             assert parent.stdout is not None
             worker = int(parent.stdout.readline().split()[1])
             began = time.monotonic()
@@ -660,14 +658,7 @@ def test_the_warden_sees_its_parent_die_though_a_fork_keeps_the_socket(
     nothing_left_open: None,
 ) -> None:
     then = "child = os.fork(); child or time.sleep(600); print(child, flush=True)"
-    program = "say('step')" + C_LOOP
-    with subprocess.Popen(
-        [sys.executable, "-c", PARENT.format(boot=BOOT, program=program, then=then)],
-        cwd=HERE.parent,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as parent:
+    with parent_of("say('step')" + C_LOOP, then) as parent:
         assert parent.stdout is not None
         worker = int(parent.stdout.readline().split()[1])
         fork = int(parent.stdout.readline())
