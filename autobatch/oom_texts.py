@@ -135,7 +135,8 @@ def hear_exception(types: tuple[str, ...], message: str, device: str) -> Voice:
     if verdict is not None:
         sure = verdict in (Says.DEVICE, Says.HOST)
         headline = one_line(Voice(names, text, ()).headline())
-        if not any(found.fatal_memory for found in findings):
+        # a class that says whose memory it was outweighs a wording that only may
+        if not any(found.fatal_memory and (found.sure or not sure) for found in findings):
             findings.append(Finding(verdict, sure, headline))
     return Voice(names, text, tuple(findings))
 
