@@ -438,6 +438,29 @@ def _runs(process: psutil.Process) -> bool:
         return False
 
 
+ENDED = """
+import os, sys
+from autobatch.cli.watching import ended_by_signals
+try:
+    with ended_by_signals():
+        exec("os.kill(os.getpid(), int(sys.argv[1]))")  # as a dataclass that is being imported
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_wherever_a_signal_comes_the_status_is_ours(tmp_path, sign):
+    (tmp_path / "ended.py").write_text(ENDED)
+    done = subprocess.run(
+        [sys.executable, "-m", "ended", str(int(sign))],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(SAMPLES.parent.parent)},
+        # Where the tests run in the background of a shell, it would be ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    assert done.returncode == 130
+
+
 @pytest.mark.tensorflow
 @pytest.mark.parametrize(
     ("at", "sign", "word"),
