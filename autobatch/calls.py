@@ -86,7 +86,7 @@ class OwnCalls:
             self.passed = max(self.passed, batch_size)
             return Trial(batch_size=batch_size, outcome=Outcome.FITS, peak_bytes=peak, proof=proof)
         free_memory()
-        return Trial(batch_size=batch_size, outcome=found.outcome, why=found.why, proof=proof)
+        return Trial(batch_size=batch_size, outcome=found.outcome, why=found.told, proof=proof)
 
 
 def diagnose(failed: Failed, *, log: str = "", smaller_size_passed: bool = False) -> oom.Diagnosis:

@@ -99,7 +99,7 @@ def ended(request: protocol.RunTrial, end: End) -> Trial:
         peak_bytes=max(peaks, default=None),
         step_peak_bytes=peaks,
         step_seconds=failed.step_seconds if failed else (),
-        why=found.why,
+        why=found.told,
         phase=failed.phase if failed else end.phase,
         proof=request.proof,
     )

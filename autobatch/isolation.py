@@ -95,7 +95,7 @@ class IsolatedCalls:
             return Outcome.TIMED_OUT, f"no answer within {self._timeout:g} s"
         except WorkerDied as death:
             found = self._autopsy(worker, death.exit_status, smaller_passed)
-            return found.outcome, found.why
+            return found.outcome, found.told
         if isinstance(answer, protocol.Called):
             return answer
         assert isinstance(answer, protocol.Failed)
@@ -106,7 +106,7 @@ class IsolatedCalls:
             self.failed = answer
             if not self.passed:
                 raise own_error(answer)
-        return found.outcome, found.why
+        return found.outcome, found.told
 
     def _start(self) -> Worker:
         worker = self._launcher.start("search", os.environ, room="function_worker")

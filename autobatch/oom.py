@@ -19,6 +19,7 @@ from autobatch.records import Outcome
 
 _LAST_LINES = 40  # a hint further up a log than this was survived
 _DOUBTFUL = (Says.EITHER, Says.STATUS, Says.CHILD)
+_WHOSE = {Outcome.OUT_OF_MEMORY: "the device's", Outcome.HOST_OUT_OF_MEMORY: "the host's"}
 _CRASH_SIGNALS = frozenset({signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS})
 
 
@@ -72,6 +73,14 @@ class Diagnosis:
     allocation_bytes: int | None = None
     operation: str | None = None
     allocator: str | None = None
+
+    @property
+    def told(self) -> str:
+        """The evidence for a reader, who is told where lack of memory is only likely."""
+        whose = _WHOSE.get(self.outcome)
+        if whose is None or self.certainty == "certain":
+            return self.why
+        return one_line(f"probably lack of {whose} memory: {self.why}")
 
 
 def diagnose(evidence: Evidence) -> Diagnosis:

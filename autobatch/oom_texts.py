@@ -19,6 +19,7 @@ from autobatch.oom_wordings import (
     NOISE,
     ON_CPU,
     SECTIONS,
+    SERVERS,
     SUSPECT,
     USERS_OWN,
     Heard,
@@ -125,11 +126,17 @@ def hear_exception(types: tuple[str, ...], message: str, device: str) -> Voice:
         heard.add(Heard.MACHINE)
     if "ResourceExhaustedError" in names:
         heard.add(Heard.EXHAUSTED)
+    if SERVERS.intersection(names):
+        return Voice(names, text, ())
     findings = [found for line in _lines(text) if (found := _find(line, heard, device))]
-    if (verdict := next((CLASSES[name] for name in names if name in CLASSES), None)) is not None:
+    verdict = next((CLASSES[name] for name in names if name in CLASSES), None)
+    if verdict is None and Heard.MACHINE in heard and _EXHAUSTED.search(text):
+        verdict = Says.STATUS  # as JAX hands it over
+    if verdict is not None:
         sure = verdict in (Says.DEVICE, Says.HOST)
         headline = one_line(Voice(names, text, ()).headline())
-        if not any(found.fatal_memory for found in findings):
+        # a class that says whose memory it was outweighs a wording that only may
+        if not any(found.fatal_memory and (found.sure or not sure) for found in findings):
             findings.append(Finding(verdict, sure, headline))
     return Voice(names, text, tuple(findings))
 

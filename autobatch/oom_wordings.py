@@ -58,7 +58,10 @@ def _section(
     return Section(says, heard, sure, re.compile("|".join(patterns), re.IGNORECASE))
 
 
-_GPU = r"(?:cuda|gpu|hip|rocm|xpu|mps|metal|hbm|vram|tpu|npu|dml|directml|device|video|accelerator)"
+_GPU = (
+    r"(?:cuda|gpu|hip|rocm|xpu|mps|metal|hbm|vram|tpu|npu|hpu|ipu|mlu|musa|dml|directml|device"
+    r"|video|accelerator)"
+)
 # "out of memory" as a machine ends or goes on, and not "out of memory slots".
 _OUT = (
     r"out[ _-]of[ _-]memory(?:[ _]error)?"
@@ -81,8 +84,15 @@ SECTIONS = (
         r"(?:no space left on device|cannot allocate memory|errno 28).{0,200}(?:/dev/shm|torch_)",
         r"unable to (?:m?map|allocate|write|resize).{0,60}(?:torch_|shared memory)"
         r".{0,99}\((?:12|28)\)",
+        # oneDNN's status 1, in all its versions; its memory is the machine's
+        r"received an exception: ?Status: 1\b",
+        # programs and allocators of the machine that name themselves: hku-mars/STD#24
+        r"^\W*(?:libgomp|cc1\w*|(?:[\w-]*-)?(?:g\+\+|gcc|ld|as)|(?:je|tc|mi)malloc)\b\W{1,3}"
+        r".{0,60}\b(?:out of memory|alloc\w* fail)",
+        r"failed to CUDA host alloc",  # NVIDIA/nccl
         # the machine's monitors: ray-project/ray#30312, kubeflow/kubeflow#1261
-        r"node (?:was |is )?running low on memory|low on resource: memory",
+        r"node (?:was |is )?running low on memory|low on resource: memory"
+        r"|tried to allocate more memory than is available",  # Kaggle
     ),
     _section(
         Says.OTHER,
@@ -110,6 +120,10 @@ SECTIONS = (
         r"loaded (?:runtime )?cudnn library.{0,80}but source|cudnn.{0,30}version.{0,40}(?:mismatch"
         r"|incompatib|needs to match)|CUDNN_STATUS_(?:VERSION|ARCH|SUBLIBRARY)\w*MISMATCH"
         r"|CUDNN_STATUS_BAD_PARAM",  # tensorflow#33666, #2174
+        # what a library has not; only PyTorch also says so where memory ran out
+        r"(?<!cuDNN error: )\b[A-Z]+_STATUS_NOT_SUPPORTED",
+        # oneDNN's arguments, and what it has not: tensorflow#18905, ppliuboy/DDFlow#9
+        r"received an exception: ?Status: [235]\b",
         r"could not load (?:dynamic )?library|cannot open shared object|undefined symbol",
         r"libdevice.{0,60}(?:not found|is required)|(?:can't|couldn't) find libdevice"
         r"|ptxas.{0,60}(?:not found|fatal|exited|returned|couldn't)|No PTX compilation",  # #60790
@@ -128,12 +142,15 @@ SECTIONS = (
         Says.POOL,
         # santi-pdp/segan#42 (old, names no allocator), Azure/MachineLearningNotebooks#880
         r"OOM when allocating (?:temporary )?tensor (?:with|of) shape",
-        r"Allocator \([^)]{1,80}\) ran out of memory trying to allocate [^(]{1,40}\(rounded to",
+        # one without a name: intel/intel-extension-for-tensorflow#34
+        r"Allocator (?:\([^)]{1,80}\) )?ran out of memory trying to allocate [^(]{1,40}"
+        r"\(rounded to",
         r"ran out of memory trying to allocate.{0,40}see logs for memory state",  # tensorflow#7025
         r"BFCArena::AllocateRaw.{0,160}failed to allocate memory",  # microsoft/onnxruntime#20038
         r"SameWorkerRecvDone unable to allocate output tensor",  # libtensorflow_framework
         r"not enough memory to allocate \d+",  # libtensorflow_framework
         r"failed to allocate memory for the batch of component",  # tf.data in libtensorflow_cc
+        r"(?:failed|unable|could not|cannot).{0,40}\balloc.{0,200}\bby allocator \w",
     ),
     _section(
         Says.DEVICE,
@@ -150,7 +167,9 @@ SECTIONS = (
         r"MPS backend out of memory \(",  # pytorch/pytorch#105839
         # rowanz/neural-motifs#58, junjie18/CMT#15, NVIDIA/TensorRT#948
         r"cuda runtime error \(2\)|CUDA failure 2\b|error 2 out of memory|: 2 \(out of memory\)",
-        r"(?:(?:cu|hip|cuda)(?:Mem|Malloc|Array)\w*|parallel_for)\b.{0,40}failed: out of memory",
+        # apache/mxnet#5341
+        r"(?:(?:cu|hip|cuda)(?:Mem|Malloc|Array)\w*|parallel_for)\b.{0,40}\bfail\w*\b.{0,20}"
+        r"\bout of memory",
         # google-research/bert#791
         r"implicit initialization on \S+ failed\. Status: out of memory",
         r"status: (?:\w+: )?out of memory|Cuda failure '?out of memory",  # tensorflow#36510
@@ -158,12 +177,14 @@ SECTIONS = (
         # PaddlePaddle/Paddle#42228
         r"out of memory error on GPU|cannot allocate \S+ memory on GPU",
         r"ran out of memory in memory space hbm|exceeded hbm capacity|HbmOom",  # tensorflow/tpu#385
+        r"allocation \(size=\d+\) would exceed memory(?!.*space=[vs]mem)",
         r"attempting to (?:reserve|allocate) [\d.]+\s*[KMGT]?i?B?\b.{0,60}that was not possible",
         r"kIOGPUCommandBufferCallbackErrorOutOfMemory|Insufficient Memory \((?:IOAF|0{7}8)",
         r"failed to (?:allocate|create) (?:a )?(?:MTL|metal )\w*(?:buffer|heap)",
         # lmstudio-ai/lmstudio-bug-tracker#2240, scikit-learn-contrib/fastcan#262
         r"metal::malloc\]|Invalid buffer size: [\d.]+ [GM]",
         r"Memory not available to allocate buffer",  # ROCm/MIOpen#47
+        r"memory \(\d+ bytes\) could not be allocated",  # NVIDIA/TensorRT#4258
         # NVIDIA-AI-IOT/torch2trt#661, marcoslucianops/DeepStream-Yolo#366
         r"Error Code 2: OutOfMemory|OutOfMemory Error in allocate",
         r"E_OUTOFMEMORY|0x8007000E",  # microsoft/tensorflow-directml#294
@@ -180,10 +201,11 @@ SECTIONS = (
         r"OOM-?Killed|invoked oom-killer|oom[-_]kill(?:er)?[ :]|oom_reaper",  # kubernetes#56891
         r"out of memory: kill(?:ed)? process|memory cgroup out of memory",
         r"paging file is too small|WinError (?:8|14|1455)\b",
-        r"libgomp: out of memory|LLVM ERROR: (?:out of memory|unable to allocate)",
+        r"LLVM ERROR: (?:out of memory|unable to allocate)",
         r"mach_vm_map\(size=\d+\) failed|can't allocate region",  # tensorflow/tensorflow#41457
         r"OpenBLAS.{0,40}memory allocation (?:still )?failed|MKL.{0,40}memory allocation fail",
         r"fatal error: (?:runtime: )?out of memory|virtual memory exhausted",
+        r"^memory allocation of \d+ bytes failed",  # Rust
         r"Insufficient memory\) Failed to allocate",  # OpenCV
         r"(?:UR_RESULT|PI|ZE_RESULT)_ERROR_OUT_OF_HOST_MEMORY",  # oneapi-src/unified-runtime
     ),
@@ -198,7 +220,8 @@ SECTIONS = (
         r"failed memory allocation, while a secondary algorithm",  # tensorflow/tensorflow#24044
         r"no algorithm without scratch worked",  # tensorflow/tensorflow#12251
         r"failed to allocate (?:device|gpu|unified) memory",
-        r"Buffer Validation.{0,120}must not exceed",  # Metal's longest buffer
+        r"newBufferWith\w*.{0,20}\blength \w+ must not exceed",  # Metal's longest buffer
+        r"failed to CUDA [cm]alloc (?:async )?\d+ bytes",  # microsoft/NPKit#37
         r"HSA_STATUS_ERROR_OUT_OF_MEMORY|CL_(?:OUT_OF_RESOURCES|MEM_OBJECT_ALLOCATION_FAILURE)"
         r"|VK_ERROR_OUT_OF_DEVICE_MEMORY",
         sure=False,
@@ -206,7 +229,7 @@ SECTIONS = (
     _section(
         Says.DEVICE,
         rf"\b{_GPU}\W{{1,4}}(?:\w+\W{{1,3}}){{0,3}}{_OUT}",  # adityaarun1/Detectron.pytorch#11
-        rf"out of {_GPU} memory|(?:not enough|insufficient) (?:free )?{_GPU} memory",
+        rf"out of {_GPU} memory|(?:not enough|insufficient) (?:\w+ )?{_GPU} (?:\w+ )?memory",
         rf"{_OUT}.{{0,40}}\b(?:on|in) (?:the )?{_GPU}\b",
         rf"^\W*(?:\w+: ?){{0,2}}{_OUT}\W*$",
         heard=Heard.MACHINE,
@@ -226,7 +249,9 @@ SECTIONS = (
     ),
     _section(
         Says.POOL,
-        r"failed to allocate [\d.,]+ ?(?:[KMGT]i?B|bytes)\b",
+        # lshqqytiger/stable-diffusion-webui-amdgpu#174
+        r"(?:failed|unable|could not|cannot|can't) (?:to )?allocate (?:\w+ ){0,4}[\d.,]+ ?"
+        r"(?:[KMGT]i?B|bytes)\b",
         heard=Heard.MACHINE,
         sure=False,
     ),
@@ -325,6 +350,7 @@ EXCUSES = re.compile(
 MACHINE_LINE = re.compile(
     r"\.(?:cc|cpp|cu|h|hpp|c|mm|pyx):\d+|^[EFW]\d{4} |Check fail|what\(\):|terminate called"
     r"|\b\w+(?:Error|Exception):? |NCCL WARN|^\W*(?:Fatal|Error)\b|^Failed to "
+    r"|\[(?:[EFW]|ERROR|FATAL|WARN(?:ING)?)\]|^\W*[EFW] |\bERROR: "  # loggers' levels
     r"|fork: |: [Cc]annot allocate memory$",
 )
 
@@ -374,6 +400,9 @@ USERS_OWN = frozenset(
         "ZeroDivisionError",
     }
 )
+
+# Raised for a server, whose memory is not the trial's: a database, a cache.
+SERVERS = frozenset({"DatabaseError", "OperationalError", "RedisError"})
 
 # Raised where something else failed: for these the log may hold the reason.
 WRAPPERS = frozenset(

@@ -21,6 +21,7 @@ from autobatch.signature import Key
 VERSION = 1
 MAX_ENTRY_BYTES = journal.MAX_LINE_BYTES
 MAX_ENTRIES = 1000  # beyond it the oldest go
+LATEST = 1e11  # seconds since 1970: a time that a calendar can show
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -49,9 +50,13 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     @property
     def sound(self) -> bool:
         """Whether it is what we would write: of our version, with a proof of its size."""
-        return self.result == VERSION and any(
-            t.proof and t.outcome is Outcome.FITS and t.batch_size == self.batch_size
-            for t in self.trials
+        return (
+            self.result == VERSION
+            and 0 <= self.when < LATEST
+            and any(
+                t.proof and t.outcome is Outcome.FITS and t.batch_size == self.batch_size
+                for t in self.trials
+            )
         )
 
 

@@ -359,6 +359,9 @@ def test_a_closed_stdout_and_stdin_take_no_workers_pipe(tmp_path):
 # -- signals ---------------------------------------------------------------------------------------
 
 
+LONG = 30.0  # seconds that a busy machine may take
+
+
 class Running:
     """A probe of `slow.py` with its process tree, followed by what it writes on stderr."""
 
@@ -381,7 +384,7 @@ class Running:
         self.process = subprocess.Popen([*AUTOBATCH, *target, *arguments], **settings)
         os.close(slave)
 
-    def wait_for(self, text: str, limit: float = 90) -> None:
+    def wait_for(self, text: str, limit: float = 300) -> None:
         os.set_blocking(self._read, False)
         until = time.monotonic() + limit
         while text not in self.seen:
@@ -435,6 +438,29 @@ def _runs(process: psutil.Process) -> bool:
         return False
 
 
+ENDED = """
+import os, sys
+from autobatch.cli.watching import ended_by_signals
+try:
+    with ended_by_signals():
+        exec("os.kill(os.getpid(), int(sys.argv[1]))")  # as a dataclass that is being imported
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_wherever_a_signal_comes_the_status_is_ours(tmp_path, sign):
+    (tmp_path / "ended.py").write_text(ENDED)
+    done = subprocess.run(
+        [sys.executable, "-m", "ended", str(int(sign))],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(SAMPLES.parent.parent)},
+        # Where the tests run in the background of a shell, it would be ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    assert done.returncode == 130
+
+
 @pytest.mark.tensorflow
 @pytest.mark.parametrize(
     ("at", "sign", "word"),
@@ -450,9 +476,9 @@ def test_an_interrupt_leaves_nothing_behind(at, sign, word):
     workers, began = run.tree(), time.monotonic()
     run.process.send_signal(sign)
     status, stdout = run.end()
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < LONG  # it sleeps longer; test_launcher says how fast
     assert status == 130
-    assert_gone(workers, within=0.5)
+    assert_gone(workers, within=LONG)
     error_of(stdout, kind="interrupted")
 
 
@@ -465,9 +491,9 @@ def test_ctrl_c_in_a_terminal_while_stepping():
     run.type(b"\x03")
     run.type(b"\x03")
     status, _ = run.end()
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < LONG
     assert status == 130
-    assert_gone(workers, within=0.5)
+    assert_gone(workers, within=LONG)
     assert "Interrupted" in run.seen
     assert "Traceback" not in run.seen
     assert run.seen.rindex("\x1b[?25h") > run.seen.rindex("\x1b[?25l"), "the cursor is back"
@@ -479,7 +505,7 @@ def test_a_killed_parent_takes_its_workers_along():
     run.wait_for("napping")
     workers = run.tree()
     run.process.kill()
-    assert_gone(workers, within=1)
+    assert_gone(workers, within=LONG)
     assert run.end()[0] == -signal.SIGKILL
 
 

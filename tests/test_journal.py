@@ -370,6 +370,8 @@ GOOD = line(ENTRY)
 @example(line({"result": 1}))
 @example(line(msgspec.structs.replace(ENTRY, result=2)))
 @example(line(msgspec.structs.replace(ENTRY, batch_size=38)))  # never proven
+@example(line(msgspec.structs.replace(ENTRY, when=1e300)))
+@example(line(msgspec.structs.replace(ENTRY, when=-1e300)))
 @example(line(msgspec.structs.replace(ENTRY, trials=TRIALS[:2])))
 @example(b"[" * 200_000)
 def test_any_other_bytes_are_no_entry(data):

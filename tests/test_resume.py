@@ -43,16 +43,16 @@ def probe(target: str, *arguments: str, **settings: Any) -> tuple[int, dict[str,
 def stopped_after(
     trials: int, path: Path, *arguments: str, sign: signal.Signals
 ) -> tuple[int, str]:
-    """Run a probe until its journal has so many trials, then stop it; its status and stdout."""
-    slow = {**os.environ, "SLOW_AT": "step", "SLOW_SECONDS": "0.3"}
-    process = start("slow.py:build_model", "--max=32", f"--journal={path}", *arguments, env=slow)
-    until = time.monotonic() + 200
+    """Stop a probe in the trial after so many; its status and stdout."""
+    asleep = {**os.environ, "SLOW_FROM": str(2 ** (trials + 1)), "SLOW_SECONDS": "600"}
+    process = start("slow.py:build_model", "--max=32", f"--journal={path}", *arguments, env=asleep)
+    until = time.monotonic() + 300
     while len(read(path)) < trials:
         assert time.monotonic() < until
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     process.send_signal(sign)
-    stdout, _ = process.communicate(timeout=60)
+    stdout, _ = process.communicate(timeout=200)
     return process.returncode, stdout
 
 
@@ -105,7 +105,13 @@ def test_an_answer_that_does_not_hold_is_forgotten_and_searched_for(cache_folder
     assert answer["earlier_trials"] == 0
     failed, *searched = of(answer)
     assert (failed.batch_size, failed.proof, failed.outcome is Outcome.FITS) == (size, True, False)
-    assert [t.batch_size for t in searched] == [t.batch_size for t in of(first)]
+    # A whole search, from its first size to the proof. Peaks scatter, and the sizes between may.
+    sizes = [t.batch_size for t in searched if not t.proof]
+    assert sizes[0] == of(first)[0].batch_size
+    assert len(sizes) > 2
+    assert sizes == sorted(set(sizes))
+    assert [t.batch_size for t in searched if t.proof] == [first["batch_size"]]
+    assert searched[-1].proof
     assert "That proof failed" in said
     ((kept,), _) = cache.entries()
     assert kept.batch_size == first["batch_size"]
@@ -117,7 +123,7 @@ def test_a_stopped_probe_goes_on_where_it_was(tmp_path, sign):
     path, output = tmp_path / "journal", tmp_path / "result"
     status, stdout = stopped_after(2, path, f"--output={output}", sign=sign)
     before = read(path)
-    assert len(before) in (2, 3)
+    assert [t.batch_size for t in before] == [2, 4]
     if sign == signal.SIGKILL:
         assert status == -signal.SIGKILL
         assert not output.exists()
@@ -185,10 +191,11 @@ def test_a_result_that_cannot_be_written_is_a_failure_that_still_tells_it(tmp_pa
     assert "No space left on device" in answer["error"]["message"]
     assert of(answer)[-1].proof
     assert "BATCH SIZE  2" in said
-    before = time.monotonic()
-    status, answer, _ = probe("tiny.py", "--output=/nowhere/result")
+    script, loaded = tmp_path / "train.py", tmp_path / "loaded"
+    script.write_text(f"open({str(loaded)!r}, 'w')\n")
+    status, answer, _ = probe(str(script), "--output=/nowhere/result")
     assert (status, answer["error"]["kind"]) == (2, "usage")
-    assert time.monotonic() - before < 60, "said before anything is loaded"
+    assert not loaded.exists(), "said before anything is loaded"
 
 
 def test_the_library_asks_the_cache_too():

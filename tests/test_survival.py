@@ -37,7 +37,6 @@ OPTIONS = {
     "precision": 0.0,
     "steps": 4,
     "proof_steps": 8,
-    "timeout": LONG,
 }
 
 pytestmark = [
@@ -139,8 +138,8 @@ def test_the_probe_answers_whatever_a_trial_does(
 ) -> None:
     monkeypatch.setenv("MISBEHAVES", way)
     kind, said, sizes = WAYS[way]
-    options: dict[str, object] = {"timeout": TRIAL_LIMIT} if kind is HUNG else {}
-    result = probe(around, **options, **({"minimum": 36} if way in PROOFS else {}))
+    limit = TRIAL_LIMIT if kind is HUNG else LONG
+    result = probe(around, timeout=limit, **({"minimum": 36} if way in PROOFS else {}))
     assert result.limited_by.kind is kind, result.limited_by
     assert said in result.limited_by.evidence
     assert result.batch_size in sizes
@@ -152,7 +151,7 @@ def test_the_probe_answers_whatever_a_trial_does(
     for seconds, trial in zip(around.seconds, result.trials, strict=True):
         # A proof's time holds its worker's loading, and that of an OOM TensorFlow's own 10 s.
         if trial.outcome is not Outcome.FITS and not trial.proof:
-            assert seconds < TRIAL_LIMIT + KILLING
+            assert seconds < limit + KILLING
     if way == "spawn":
         assert (around.scratch / "escaped").exists()
 

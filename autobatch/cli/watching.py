@@ -72,14 +72,19 @@ class _Log:
         self._then(event)
 
 
+class _Ended(KeyboardInterrupt):
+    """Not Ctrl-C's own: where Python sees that one leave an `exec` (a dataclass that is being
+    imported, say), it kills itself with SIGINT at its end, whatever status it was to end with."""
+
+
 @contextlib.contextmanager
 def ended_by_signals() -> Iterator[None]:
     """SIGTERM and SIGHUP end the probe as Ctrl-C does: no worker is left behind."""
 
     def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+        raise _Ended
 
-    signals = (signal.SIGTERM, signal.SIGHUP)
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     # What is ignored stays so: nohup asks for that.
     heard = [sign for sign in signals if signal.getsignal(sign) is not signal.SIG_IGN]
     before = {sign: signal.signal(sign, interrupt) for sign in heard}
