@@ -227,13 +227,25 @@ class Search:
 
     def _find_any(self) -> Action:
         tried = {t.batch_size for t in self.trials}
-        if self.plan.space.first not in tried:
-            return Try(self.plan.space.first)
-        usual = self.plan.space.at_most(self.plan.usual_size or 8)
-        all_failed = all(t.outcome is Outcome.FAILED for t in self.trials)
-        if all_failed and usual is not None and usual not in tried:
-            return Try(usual)
-        return GiveUp(self.trials[0] if all_failed else self.trials[-1])
+        if all(t.outcome is Outcome.FAILED for t in self.trials):
+            # The script's own size may be the only one: ask for it before a size of 1, which may
+            # go through where it is stretched over the numbers that a model counts on.
+            for size in (self.plan.space.at_most(self.plan.usual_size or 8), self.plan.space.first):
+                if size is not None and size not in tried:
+                    return Try(size)
+            return GiveUp(self.trials[0])
+        too_small = max(
+            (t.batch_size for t in self.trials if t.outcome is Outcome.FAILED), default=0
+        )
+        if not too_small:
+            first = self.plan.space.first
+            return GiveUp(self.trials[-1]) if first in tried else Try(first)
+        # The model itself fails at small sizes, and larger ones did not fit: look between them.
+        least = min(
+            (t for t in self.trials if t.outcome is not Outcome.FAILED), key=lambda t: t.batch_size
+        )
+        between = self.plan.space.at_most((too_small + least.batch_size) // 2)
+        return GiveUp(least) if between is None or between in tried else Try(between)
 
     def _larger(self) -> int | None:
         """A larger size worth trying; None when the largest that fits is near enough."""
@@ -242,6 +254,10 @@ class Search:
             self.fails is not None and self._halvings(low, high) == 0
         ):
             return None
+        if self._seems_baked(low):
+            while self.plan.space.between(low, high):  # the very next size tells
+                high = self.plan.space.middle(low, high)
+            return high
         model = self.model
         if self.plan.careful:
             return self._surely_larger(low, high)
@@ -260,6 +276,17 @@ class Search:
             if self.plan.precision and gain < NEAR_BUDGET * low:
                 return None  # doubling from here would run into the limit for little
         return self._plain(low, high)
+
+    def _seems_baked(self, low: int) -> bool:
+        """Only the script's own size went through, and the model itself failed on both sides."""
+        failed = [t.batch_size for t in self.trials if t.outcome is Outcome.FAILED]
+        others = {t.batch_size for t in self.trials} - {low, *failed}
+        return (
+            low == self.plan.usual_size
+            and not others
+            and any(s < low for s in failed)
+            and any(s > low for s in failed)
+        )
 
     def _surely_larger(self, low: int, high: int) -> int | None:
         """A larger size that fits even if memory grows faster than it did so far."""

@@ -247,7 +247,8 @@ class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
         base_batch_size, base_learning_rate: What the rate was scaled from.
         limited_by: What keeps the size from being larger.
         device: Where the trials ran, and what they could use.
-        peak_bytes: The largest peak measured at `batch_size`, over all its trials.
+        peak_bytes: The largest peak measured at `batch_size` with room to spare: in its search
+            trials, else in its proof, where the allocator hands out free chunks whole.
         needed_bytes: The least limit under which replays of a step at `batch_size` survive, with
             fragmentation counted; None where no step was traced.
         headroom_bytes: Bytes of the budget asked to be kept free of the peak.
@@ -259,6 +260,8 @@ class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
             one went on from its journal or its cached answer.
         warnings: Sentences the user should read.
         seconds: Wall time of the probe.
+        load_seconds: What loading took of it in the first worker, a script's own code up to `fit`
+            included; None where nothing was loaded.
         versions: Of Python, TensorFlow, Keras and autobatch.
     """
 
@@ -284,6 +287,7 @@ class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
     earlier_trials: int = 0
     warnings: tuple[str, ...] = ()
     seconds: float
+    load_seconds: float | None = None
     versions: dict[str, str]
 
     def to_json(self, *, indent: int | None = None) -> str:

@@ -291,6 +291,7 @@ class Searching:
                 *self._more_warnings(),
             ),
             seconds=round(time.monotonic() - self._started, 2),
+            load_seconds=prepared.prelude_seconds or None,
             versions={**runs.versions, "autobatch": version()},
         )
 

@@ -100,7 +100,8 @@ def nothing(
         failed: The last exception of a trial, if any.
     """
     trials = search.trials
-    size = min(t.batch_size for t in trials)
+    failing = [t for t in trials if t.outcome is Outcome.FAILED]
+    size = min(t.batch_size for t in trials if t not in failing or len(failing) == len(trials))
     peaks = [t.peak_bytes for t in trials if t.batch_size == size and t.peak_bytes]
     if last.outcome is Outcome.FAILED and failed is not None:
         return model_error(failed, "The model could not be trained", trials=trials)
@@ -112,10 +113,13 @@ def nothing(
         kept = f", less {format_bytes(less)} of headroom" if needed and less else ""
         host = " of the host" if last.outcome is Outcome.HOST_OUT_OF_MEMORY else ""
         why = f" ({last.why})" if last.why else ""
+        smaller = ""
+        if failing:
+            smaller = f" Smaller ones fail for a reason of the model's own ({failing[-1].why})."
         return NothingFitsError(
             f"Even batch size {size} does not fit into the memory{host}{why}.{at_least}{there}"
-            f"{kept}. Raise --memory-limit if the device has more, or make the model or its "
-            "inputs smaller (mixed precision, recomputation).",
+            f"{kept}.{smaller} Raise --memory-limit if the device has more, or make the model or "
+            "its inputs smaller (mixed precision, recomputation).",
             needed_bytes=needed,
             budget_bytes=budget_bytes,
         )

@@ -363,7 +363,32 @@ def test_the_scripts_own_size_tells_whether_the_model_works_at_all() -> None:
     plan = Plan(SizeSpace(maximum=1000), precision=0.0, usual_size=32)
     _, end = run(plan, device.try_size, device.prove)
     assert end == Done(100)
-    assert device.sizes[:3] == [2, 1, 32]
+    assert device.sizes[:2] == [2, 32]
+
+
+def test_a_size_baked_into_a_model_is_found_though_one_sample_is_stretched_to_it() -> None:
+    device = Thresholds(lambda b: FITS if b in (1, 24) else FAILED)
+    plan = Plan(SizeSpace(maximum=1000), usual_size=24)
+    _, end = run(plan, device.try_size, device.prove)
+    assert end == Done(24)
+    assert device.sizes == [2, 24, 48, 25]
+
+
+def test_sizes_between_a_models_own_error_and_the_memorys_end_are_looked_for() -> None:
+    device = Thresholds(lambda b: FAILED if b < 5 else FITS if b <= 21 else OOM)
+    plan = Plan(SizeSpace(maximum=1000), precision=0.0, usual_size=64)
+    _, end = run(plan, device.try_size, device.prove)
+    assert end == Done(21)
+    assert device.sizes[:3] == [2, 64, 33]
+
+
+def test_a_baked_size_that_is_too_large_is_told_with_its_own_trial() -> None:
+    device = Thresholds(lambda b: OOM if b >= 24 else FAILED)
+    plan = Plan(SizeSpace(maximum=1000), usual_size=24)
+    found, end = run(plan, device.try_size, device.prove)
+    assert end == GiveUp(found.trials[1])
+    assert (found.trials[1].batch_size, found.trials[1].outcome) == (24, OOM)
+    assert device.sizes == [2, 24, 13, 18, 21, 22, 23]
 
 
 @pytest.mark.parametrize(
@@ -391,7 +416,7 @@ def test_a_model_that_never_works_gives_up_on_the_first_evidence() -> None:
     device = Thresholds(lambda _: FAILED)
     _, end = search(device)
     assert end == GiveUp(device.tried[0])
-    assert device.sizes == [2, 1, 8]
+    assert device.sizes == [2, 8, 1]
     assert device.proofs == []
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -24,9 +25,11 @@ import pytest
 from click.testing import CliRunner
 
 from autobatch import cli
+from autobatch.cli.options import given
 from autobatch.options import FLAGS, ProbeOptions
 
 SAMPLES = Path(__file__).resolve().parent / "samples"
+README = SAMPLES.parent.parent / "README.md"
 AUTOBATCH = [sys.executable, "-m", "autobatch"]
 SMALL = ["--device=cpu", "--memory-limit=128MiB", "--max=16", "--steps=3", "--proof-steps=3"]
 SCALE = ["scale-lr", "--base-lr=0.05", "--base-batch-size=16", "--batch-size=96"]
@@ -90,10 +93,9 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("arguments", "said"), WRONG.values(), ids=WRONG)
-def test_wrong_usage_says_what_was_received_and_what_to_do(monkeypatch, arguments, said):
-    monkeypatch.chdir(SAMPLES)
-    done = CliRunner().invoke(cli.main, ["probe", *arguments, "--json"])
-    assert done.exit_code == 2, done.output
+def test_wrong_usage_says_what_was_received_and_what_to_do(arguments, said):
+    done = command("probe", *arguments, "--json")
+    assert done.returncode == 2, done.stderr
     assert said in error_of(done.stdout, kind="usage")["message"]
     assert " ".join(said.split()) in " ".join(done.stderr.split())
 
@@ -172,6 +174,15 @@ def test_the_help_states_every_default():
             assert flag in parameter.opts
 
 
+def test_the_readmes_table_has_every_option():
+    table = README.read_text().split("## Options of `autobatch probe`")[1].split("\n\n")[1]
+    told = set(re.findall(r"(?<![\w-])(--[a-z][a-z-]*)", table))
+    there = {name for parameter, _ in _options() for name in parameter.opts if name[:2] == "--"}
+    assert there - {"--devices"} <= told
+    others = {name for parameter, _ in _options() for name in parameter.secondary_opts}
+    assert told <= there | others
+
+
 def test_the_help_of_each_command_is_there():
     for arguments in (["--help"], ["-h"], ["probe", "-h"], ["scale-lr", "--help"]):
         assert "Usage: " in CliRunner().invoke(cli.main, arguments).stdout
@@ -191,6 +202,32 @@ def test_nothing_slow_is_imported(arguments):
     imported = {line.split("|")[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
     assert "autobatch" in imported
     assert not imported & set(HEAVY)
+
+
+def test_the_command_that_trains_with_the_answer_asks_for_the_same(tmp_path):
+    options = ["--memory-limit=6GiB", "--max=64", "--fit=2", "--power-of-two", "--no-validation"]
+    options += ["--input-shape", "image=8,8,3", "--input-shape=5", "--headroom", "5%", "--no-cache"]
+    script, log = tmp_path / "train it.py", ["--log-file=x", "--json", "--journal=y", "--resume"]
+    script.write_text("model.fit(x, y)\n")
+    to_train = sys.modules["autobatch.cli.probe"]._to_train
+    asked = cli.probe.make_context("probe", [str(script), *options, *log, "--", "--lr", "1e-3"])
+    probed = options_given(asked)
+    words = shlex.split(to_train(str(script), asked.params["arguments"], probed))
+    assert words[:2] == ["autobatch", "run"]
+    runs = cli.main.get_command(asked, "run").make_context("run", words[2:])
+    assert runs.params["script"] == str(script)
+    assert runs.params["arguments"] == ("--lr", "1e-3")
+    assert options_given(runs) == {
+        k: v for k, v in probed.items() if k not in ("journal", "resume")
+    }
+    script.write_text("def build_model(): ...\n")
+    assert to_train(str(script), (), {}) is None
+    assert to_train(f"{script}:build_model", (), {}) is None
+
+
+def options_given(context: click.Context) -> dict[str, Any]:
+    fields = {field.name for field in msgspec.structs.fields(ProbeOptions)}
+    return given({name: value for name, value in context.params.items() if name in fields})
 
 
 # -- scale-lr, and where stdout goes ---------------------------------------------------------------
@@ -354,6 +391,22 @@ def test_a_closed_stdout_and_stdin_take_no_workers_pipe(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "BATCH SIZE  2" in done.stderr
     assert "hello from the script" in log.read_text()
+
+
+@pytest.mark.tensorflow
+def test_a_reader_of_one_line_ends_the_answer_and_nothing_else():
+    line = shlex.join([*AUTOBATCH, "probe", "only_model.py", *SMALL, "--max=2", "--no-cache"])
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {line} | head -1"],
+        cwd=SAMPLES,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert (done.returncode, done.stdout) == (0, "Trials\n"), done.stderr
+    assert "batch 2: proof passed" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Pipe" not in done.stderr
 
 
 # -- signals ---------------------------------------------------------------------------------------

@@ -103,6 +103,7 @@ results = st.builds(
     trials=tuples(trials),
     warnings=tuples(texts),
     seconds=numbers,
+    load_seconds=st.none() | numbers,
     versions=st.dictionaries(texts, texts, max_size=3),
 )
 RESULT = ProbeResult(

@@ -531,6 +531,38 @@ def test_live_view_shows_nothing_where_nothing_fits():
     assert Screen(15, 24).feed(stream.getvalue()).shown.strip() == ""
 
 
+def test_a_slow_prelude_is_told():
+    assert "to load" not in summary(changed(load_seconds=1.2), width=80, color=False)
+    shown = flat(summary(changed(load_seconds=74.0), width=80, color=False))
+    assert "6 trials in 23 s, 1m 14s to load in each process, autobatch" in shown
+
+
+def test_a_size_that_the_search_took_for_too_large_does_not_read_as_one_that_fits():
+    stream = Terminal()
+    with live(stream, mode="plain") as view:
+        view(Prepared("Net", DEVICE, 4000, 1.2))
+        view(TrialEnded(trial(50, peak=500), 32, 50, 47))
+        view(TrialEnded(trial(46, peak=490), 32, 46, 45))
+    assert "batch 50: too close, peak 500 MiB" in stream.getvalue()
+    assert "batch 46: too close, peak 490 MiB" in stream.getvalue()
+    stream = Terminal()
+    with live(stream) as view:
+        view(Prepared("Net", DEVICE, 4000, 1.2))
+        view(TrialEnded(trial(50, peak=500), 32, 50, 47))
+        view(TrialEnded(trial(32, peak=270), 32, 50, 47))
+        view._paint()
+        shown = Screen(80, 24).feed(stream.getvalue()).shown
+    assert re.search(r"50  too close +500 MiB", shown)
+    assert re.search(r"32  fits +270 MiB", shown)
+
+
+def test_a_loop_of_the_scripts_own_is_told_while_it_runs():
+    stream = Terminal()
+    with live(stream, mode="plain") as view:
+        view(WorkerStage("search", "own_loop"))
+    assert stream.getvalue().endswith("search: waiting for model.fit, a loop of its own trains\n")
+
+
 def test_a_low_terminal_shows_the_last_trials():
     shown = last_frame(60, 8).shown
     assert "… 3 before" in shown

@@ -33,21 +33,25 @@ def show(
     quiet: bool,
     form: str | None = None,
     output: str | None = None,
+    command: str | None = None,
 ) -> None:
-    """Give the answer, in the file first: where that fails, the command fails."""
+    """Give the answer, in the file first: where that fails, the command fails.
+
+    `command` trains with the answer, where there is such a command.
+    """
     from autobatch.report.summary import summary
 
     text = result.to_json()
     if output is not None and (error := _keep(output, text)) is not None:
-        write(sys.stderr, summary(result, **look(sys.stderr)))
+        write(sys.stderr, summary(result, command=command, **look(sys.stderr)))
         found = f"Batch size {result.batch_size} was found and proven (see above), but"
         error.message, error.trials = f"{found} {error.message}", result.trials
         fail(error, as_json=as_json)
     if not (as_json or form):
-        answer(summary(result, **look(sys.stdout or sys.stderr)))
+        answer(summary(result, command=command, **look(sys.stdout or sys.stderr)))
         return
     if not quiet:
-        write(sys.stderr, summary(result, **look(sys.stderr)))
+        write(sys.stderr, summary(result, command=command, **look(sys.stderr)))
     if form is None:
         answer(text)
         return

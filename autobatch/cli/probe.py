@@ -71,4 +71,44 @@ def probe(
     except Exception as error:  # noqa: BLE001 - a bug of ours is in the result's file as well
         fail(bug(error), as_json=as_json, verbose=verbose, output=output)
     else:
-        show(result, as_json=as_json, quiet=quiet, form=form, output=output)
+        command = _to_train(target, arguments, given(options))
+        show(result, as_json=as_json, quiet=quiet, form=form, output=output, command=command)
+
+
+def _to_train(target: str, arguments: tuple[str, ...], options: dict[str, Any]) -> str | None:
+    """The command that trains with the answer; None where the target is no script that calls fit.
+
+    Args:
+        target, arguments: What was probed.
+        options: With what, as keywords of `probe`.
+    """
+    import re
+    import shlex
+    from pathlib import Path
+
+    from autobatch.errors import AutobatchError
+    from autobatch.options import FLAGS
+    from autobatch.run_plan import require_script
+
+    try:
+        require_script(target)
+        calls_fit = re.search(rb"\.fit\(", Path(target).read_bytes())
+        if not calls_fit or options.get("run_as") == "module":
+            return None
+    except (AutobatchError, OSError):
+        return None
+    words = ["autobatch", "run", target]
+    for name, value in options.items():
+        flag = FLAGS.get(name, f"--{name.replace('_', '-')}")
+        if name in ("journal", "resume"):
+            continue
+        if isinstance(value, bool):
+            words.append(flag if value else f"--no-{flag[2:]}")
+        elif isinstance(value, dict):
+            shapes = {
+                f"{key}={','.join(map(str, each))}".lstrip("=") for key, each in value.items()
+            }
+            words += [word for shape in sorted(shapes) for word in (flag, shape)]
+        else:
+            words += [flag, str(value)]
+    return shlex.join([*words, "--", *arguments] if arguments else words)

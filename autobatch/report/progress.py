@@ -12,7 +12,7 @@ from autobatch.events import (
     TrialStarted,
     WorkerStage,
 )
-from autobatch.records import Trial
+from autobatch.records import Outcome, Trial
 from autobatch.report.look import Look
 from autobatch.report.text import format_elapsed, format_peak, format_seconds, one_line
 from autobatch.report.trials import reason, steady_step_seconds, trial_lines, verdict
@@ -22,10 +22,12 @@ _STAGES = {
     "starting": "starting a process",
     "importing": "importing TensorFlow",
     "loading": "loading the model",
+    "own_loop": "waiting for model.fit, a loop of its own trains",
     "building": "building the model",
     "tracing": "tracing",
     "validation": "validation",
 }
+_TOLD = ("starting", "loading", "own_loop")  # where there is no terminal
 _MOST_TRIALS = 12  # rows of the live table; the summary has them all
 _LOW = 10  # rows: fewer than this, and sentences are cut rather than wrapped
 _NEARLY = 0.98  # of the estimate: the default precision, so the proof is next
@@ -41,6 +43,7 @@ class Progress:
         self.running: TrialStarted | None = None
         self.stage: WorkerStage | None = None
         self.last: TrialEnded | None = None
+        self.close: set[int] = set()  # sizes that went through, but leave too little free
 
     def take(self, event: Event, now: float) -> None:
         """Learn from one event."""
@@ -59,6 +62,8 @@ class Progress:
             self.running, self.stage, self._stage_since = None, None, now
             self.last = event
             self.trials.append(event.trial)
+            passed = {t.batch_size for t in self.trials if t.outcome is Outcome.FITS}
+            self.close |= passed & {event.fails}
 
     @property
     def budget_bytes(self) -> int | None:
@@ -140,7 +145,9 @@ class Progress:
             return []
         hidden = max(0, len(self.trials) - room)
         shown = self.trials[hidden:]
-        head, *table = trial_lines(shown, look, budget_bytes=self.budget_bytes, reasons=False)
+        head, *table = trial_lines(
+            shown, look, budget_bytes=self.budget_bytes, close=self.close, reasons=False
+        )
         if hidden:
             earlier = f"{look.glyph('ellipsis')} {hidden} before"
             table = [Text(f"  {earlier}", "dim"), *table]
@@ -158,12 +165,12 @@ def plain_line(event: Event, progress: Progress) -> str | None:
         return f"note: {one_line(event.text)}"
     if isinstance(event, TrialStarted) and event.proof:
         return f"proof of batch {event.batch_size}"
-    if isinstance(event, WorkerStage) and event.stage in ("starting", "loading"):
+    if isinstance(event, WorkerStage) and event.stage in _TOLD:
         return f"{one_line(event.worker)}: {_STAGES[event.stage]}"
     if not isinstance(event, TrialEnded):
         return None
     trial = event.trial
-    word, _ = verdict(trial, progress.budget_bytes)
+    word, _ = verdict(trial, progress.budget_bytes, close=progress.close)
     parts = [f"batch {trial.batch_size}: {word}"]
     if trial.peak_bytes is not None:
         parts.append(f"peak {format_peak(trial.peak_bytes)}")

@@ -33,6 +33,7 @@ _PROOFS = {
     ProofKind.THIS_PROCESS: "in this process, the one that trains",
     ProofKind.CALLER: "by the caller's own step",
 }
+_SLOW_TO_LOAD = 5.0  # seconds from which on loading is worth a word: each worker pays them
 _ERRORS = {
     "error": "Error", "usage": "Wrong usage", "nothing_fits": "Nothing fits",
     "model": "The model failed", "device": "No usable device", "worker": "No answer",
@@ -248,6 +249,8 @@ def _next(result: ProbeResult, look: Look, command: str | None) -> list[Text]:
 def _footer(result: ProbeResult, look: Look) -> list[Text]:
     count = len(result.trials)
     words = [f"{count} {'trial' if count == 1 else 'trials'} in {format_seconds(result.seconds)}"]
+    if result.load_seconds is not None and result.load_seconds >= _SLOW_TO_LOAD:
+        words.append(f"{format_seconds(result.load_seconds)} to load in each process")
     if result.earlier_trials:
         words.append(f"{result.earlier_trials} of them in an earlier probe")
     words += (f"{name} {version}" for name, version in result.versions.items())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from rich.text import Text
 
@@ -24,12 +24,17 @@ _WHY_LENGTH = 240
 
 
 def verdict(
-    trial: Trial, budget_bytes: int | None, headroom_bytes: int = 0, answer: int | None = None
+    trial: Trial,
+    budget_bytes: int | None,
+    headroom_bytes: int = 0,
+    answer: int | None = None,
+    close: Collection[int] = (),
 ) -> tuple[str, str]:
     """A trial's outcome in a word or two, and its style.
 
     A trial may have had more memory than the training's budget; one that needed it does not fit.
-    Nor is one safe that is larger than the answer and peaked in the headroom.
+    Nor is one safe that is larger than the answer and peaked in the headroom; while there is no
+    answer yet, the sizes that the search took for such are in `close`.
     """
     if trial.proof:
         passed = trial.outcome is Outcome.FITS
@@ -37,11 +42,8 @@ def verdict(
     if trial.outcome is Outcome.FITS and budget_bytes and trial.required_bytes:
         if trial.required_bytes > budget_bytes:
             return "over budget", "yellow"
-        if (
-            answer
-            and trial.batch_size > answer
-            and trial.required_bytes > budget_bytes - headroom_bytes
-        ):
+        in_headroom = trial.required_bytes > budget_bytes - headroom_bytes
+        if trial.batch_size in close or (answer and trial.batch_size > answer and in_headroom):
             return "too close", "yellow"
     return WORDS[trial.outcome], _STYLES.get(trial.outcome, "red")
 
@@ -68,6 +70,7 @@ def trial_lines(
     budget_bytes: int | None,
     headroom_bytes: int = 0,
     answer: int | None = None,
+    close: Collection[int] = (),
     reasons: bool = True,
 ) -> list[Text]:
     """One line a trial below a heading; its reason on lines of its own, unless `reasons` is off."""
@@ -99,7 +102,7 @@ def trial_lines(
     names = ("batch", "outcome", "peak", "of the budget" if bar >= 13 else "", "a step")
     lines = [row([Text(name, "dim") for name in (*names, "samples/s")])]
     for trial in trials:
-        word, style = verdict(trial, budget_bytes, headroom_bytes, answer)
+        word, style = verdict(trial, budget_bytes, headroom_bytes, answer, close)
         share = (trial.peak_bytes or 0) / budget_bytes if budget_bytes else 0.0
         step = steady_step_seconds(trial)
         rate = trial.samples_per_second
