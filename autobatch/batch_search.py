@@ -19,13 +19,15 @@ from autobatch import memory_model
 from autobatch.records import Outcome, Trial
 from autobatch.sizes import SizeSpace
 
-# Kept free of the budget by default: the least where fragmentation was counted; elsewhere what the
-# peaks' measured spread asks for, between the two shares (measured: scripts/bench/main_job.py).
-LEAST_HEADROOM = 0.03
+# Kept free of the budget by default: the first where fragmentation was counted, by replays that
+# scatter by as much; elsewhere what the peaks' measured spread asks for, between the other two
+# (measured: scripts/bench/main_job.py).
+REPLAYED_HEADROOM = 0.05
+LEAST_HEADROOM = 0.025
 MOST_HEADROOM = 0.06
 CAREFUL_HEADROOM = 0.08  # where trials share the process that is to train, and its full pool
 # A failed proof lowers the next one's size by this share, twice that after the next, and so on.
-STEP_DOWN = 0.03
+STEP_DOWN = 0.05
 PROOFS = 2  # trials of the allowance that are kept for proofs: one, and one more if that fails
 NEAR_BUDGET = 0.04  # share of the budget, or of a size, that is not worth an out-of-memory trial
 NEAR_AIM = 0.85  # share of the size aimed at within which trials scatter about the same edge
@@ -42,7 +44,7 @@ class Plan:
         budget_bytes: What the training may use; None where peaks are not measured.
         limit_bytes: What search trials could use: the budget, or more.
         precision: Share of the answer that may be left on the table; 0 for exact.
-        headroom_bytes: Least bytes of the budget to keep free; None for LEAST_HEADROOM.
+        headroom_bytes: Least bytes of the budget to keep free; None for the default's.
         usual_size: A size the user's script is known to work with, if any.
         careful: Trials run where memory must not run out: from below, and never at a size that
             could need more than the budget if memory grew faster than it did so far.
@@ -112,17 +114,18 @@ class Search:
         budget = self.plan.budget_bytes
         if budget is None:
             return 0
-        least = self.plan.headroom_bytes
-        if least is None:
-            least = int((CAREFUL_HEADROOM if self.plan.careful else LEAST_HEADROOM) * budget)
+        asked = self.plan.headroom_bytes
+        if asked is None and self.plan.careful:
+            asked = int(CAREFUL_HEADROOM * budget)
+        if any(t.needed_bytes is not None for t in self.trials):
+            return asked if asked is not None else int(REPLAYED_HEADROOM * budget)
+        least = asked if asked is not None else int(LEAST_HEADROOM * budget)
         model = self.model
         if model is None:
             return least
-        if any(t.needed_bytes is not None for t in self.trials):
-            return least  # the replays have counted what scatters
         spread = memory_model.relative_spread(self.trials, model.resident_bytes)
-        asked = spread * max(0, budget - model.resident_bytes)
-        return max(least, int(min(asked, MOST_HEADROOM * budget)))
+        scatter = spread * max(0, budget - model.resident_bytes)
+        return max(least, int(min(scatter, MOST_HEADROOM * budget)))
 
     @cached_property
     def target_bytes(self) -> float:
@@ -355,7 +358,8 @@ class Search:
         high = min(t.batch_size for t in failed)
         low = self.proven
         if low:
-            near = max(self.plan.precision, STEP_DOWN) if self.plan.precision else 0.0
+            # Where a proof failed, sizes a little below die now and then, too: keep away from it.
+            near = max(self.plan.precision, 1.5 * STEP_DOWN) if self.plan.precision else 0.0
             middle = self.plan.space.middle(low, high)
             if high - low <= near * high or not low < middle < high or self._left(self.reached) < 1:
                 return Done(low)

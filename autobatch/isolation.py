@@ -14,8 +14,8 @@ from autobatch import calls, devices, endings, oom, protocol
 from autobatch.errors import ModelError, NothingFitsError, UsageError, WorkerError
 from autobatch.events import LogText, Observer
 from autobatch.launcher import Launcher, WorkerDied, WorkerTimedOut
+from autobatch.pickles import pickled
 from autobatch.records import Outcome, Trial
-from autobatch.targets import pickled
 from autobatch.worker_process import Worker
 
 

@@ -50,8 +50,8 @@ class ProbeOptions(msgspec.Struct, frozen=True, kw_only=True):
             sought that divides it, and the gradients of several are added up.
         precision: Share of the answer that may be left on the table; 0 for the exact size.
         headroom: Least share (`'5%'`) or bytes (`'256MiB'`) of the budget to keep free at the
-            peak. Defaults to 3 %, and where no step could be replayed to as much as the spread
-            of the peaks asks for, up to 6 %.
+            peak. Defaults to 5 %, and where no step could be replayed to as much as the spread
+            of the peaks asks for, from 2.5 % to 6 %.
         steps: Training steps of a search trial near the answer.
         proof_steps: Training steps of a proof at the full size; a smaller last batch, validation
             and the beginning of a second epoch come on top.

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from autobatch.errors import ModelError, UsageError
+from autobatch.pickles import pickled
 from autobatch.protocol import Target
 
 _READ_AT_IMPORT = ("TF_", "XLA_", "CUDA_", "KERAS_BACKEND")
@@ -35,13 +36,13 @@ def resolve(target: Any, arguments: Sequence[str] = (), *, run_as: str = "auto")
     if isinstance(target, (str, os.PathLike)):
         return _from_text(os.fspath(target), tuple(arguments), run_as)
     if isinstance(target, LiveTraining):
-        return Target(kind="pickle", pickle=_pickled(target))
+        return Target(kind="pickle", pickle=_sent(target))
     if not callable(target):
         raise UsageError(
             "target must be a path, 'file.py:function', a callable that returns a Keras model, or "
             f"a compiled Keras model; received {type(target).__name__}."
         )
-    return Target(kind="pickle", pickle=_pickled(target), arguments=tuple(arguments))
+    return Target(kind="pickle", pickle=_sent(target), arguments=tuple(arguments))
 
 
 def _from_text(text: str, arguments: tuple[str, ...], run_as: str) -> Target:
@@ -223,33 +224,7 @@ class LiveTraining:
         self.samples, self.batch_size = samples, batch_size
 
 
-class _WithPaths:
-    """A pickle that is read where its imports are found: with the `sys.path` of its writer."""
-
-    def __init__(self, content: Any) -> None:
-        self._content = content
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        import cloudpickle
-
-        return _revive, (list(sys.path), bytes(cloudpickle.dumps(self._content)))
-
-
-def _revive(paths: Sequence[str], content: bytes) -> Any:
-    import cloudpickle
-
-    sys.path[:] = [*paths, *(path for path in sys.path if path not in paths)]
-    return cloudpickle.loads(content)
-
-
-def pickled(content: Any) -> bytes:
-    """What a worker process can read: modules of the user's are found by our own `sys.path`."""
-    import cloudpickle
-
-    return bytes(cloudpickle.dumps(_WithPaths(content)))
-
-
-def _pickled(target: Any) -> bytes:
+def _sent(target: Any) -> bytes:
     live = target if isinstance(target, LiveTraining) else None
     if live is not None:
         target = live.model

@@ -39,6 +39,7 @@ ROOMS = [
     "signature",
     "journal",
     "result_cache",
+    "pickles",
     "targets",
     "nvml",
     "visible_devices",
@@ -101,7 +102,8 @@ TOP = {
     "cli": {"click"},
 }
 LATE = {
-    "targets": {"keras", "cloudpickle"},  # a live model is there only if Keras is, too
+    "pickles": {"cloudpickle"},
+    "targets": {"keras"},  # a live model is there only if Keras is, too
     "nvml": {"pynvml"},
     "devices": {"psutil"},
     "neighbours": {"psutil"},

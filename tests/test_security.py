@@ -78,7 +78,7 @@ def test_pickles_come_over_a_workers_own_pipe_and_from_nowhere_else():
         and not ast.unparse(call.func).startswith(("json.", "model_source."))
     }
     assert reads == {
-        "targets.py: cloudpickle.loads(content)",  # inside of the next one
+        "pickles.py: cloudpickle.loads(content)",  # inside of the next one
         "function_worker.py: cloudpickle.loads(pickled)",  # protocol.Load's
         "engine/model_source.py: cloudpickle.loads(target.pickle)",  # protocol.Prepare's
         "engine/model_source.py: keras.models.load_model(target.path, safe_mode=safe_mode)",
