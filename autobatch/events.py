@@ -49,10 +49,16 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class TrialStarted:
-    """A trial begins."""
+    """A trial begins.
+
+    Attributes:
+        sequence_length: Of its samples; None where lengths are not told apart, and in a proof of
+            several.
+    """
 
     batch_size: int
     proof: bool
+    sequence_length: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

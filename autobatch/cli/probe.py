@@ -10,15 +10,15 @@ from autobatch.cli.options import given, output_options, probe_options
 from autobatch.cli.output import bug, fail, require_output, show
 from autobatch.cli.watching import ended_by_signals, watching
 
-_EXIT_CODES = """Exit codes: 0 found; 1 a file could not be written; 2 wrong usage; 3 nothing fits;
+EXIT_CODES = """Exit codes: 0 found; 1 a file could not be written; 2 wrong usage; 3 nothing fits;
 4 the model failed; 5 no usable device; 6 trials died for an unknown reason; 7 the device changed;
 130 interrupted."""
 
 
-@click.command(epilog=_EXIT_CODES)
+@click.command(epilog=EXIT_CODES)
 @click.argument("target")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENTS]")
-@probe_options
+@probe_options()
 @output_options
 @click.option(
     "--format",
@@ -60,6 +60,7 @@ def probe(
         require_output(output)
         with watching(quiet, verbose, log_file) as observer, ended_by_signals():
             from autobatch.probing import probe as run
+            from autobatch.report.summary import summary
 
             result = run(target, arguments=arguments, observer=observer, **given(options))
     except AutobatchError as error:
@@ -72,7 +73,20 @@ def probe(
         fail(bug(error), as_json=as_json, verbose=verbose, output=output)
     else:
         command = _to_train(target, arguments, given(options))
-        show(result, as_json=as_json, quiet=quiet, form=form, output=output, command=command)
+        values = None
+        if form is not None:
+            from autobatch.report.values import values as render
+
+            values = render(result, form)
+        show(
+            result,
+            lambda **look: summary(result, command=command, **look),
+            found=f"Batch size {result.batch_size} was",
+            as_json=as_json,
+            quiet=quiet,
+            values=values,
+            output=output,
+        )
 
 
 def _to_train(target: str, arguments: tuple[str, ...], options: dict[str, Any]) -> str | None:

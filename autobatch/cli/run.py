@@ -30,7 +30,7 @@ _EXIT_CODES = """Exit codes: the script's own, once it runs; before, those of au
     is_flag=True,
     help="Only say what would be changed.  [default: the script is run]",
 )
-@probe_options
+@probe_options()
 @click.option(
     "-q", "--quiet", is_flag=True, help="Show nothing of the probe.  [default: off a terminal]"
 )

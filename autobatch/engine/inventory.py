@@ -62,6 +62,8 @@ def prepared(
         user_limit_bytes=user_limit_bytes,
         allocator=device.allocator() if memory.name.upper().startswith("GPU") else "",
         bus_ids=memory.bus_ids,
+        lengths=None if training.rows is None else training.rows.lengths,
+        max_length=None if training.rows is None else training.rows.max_length,
     )
 
 

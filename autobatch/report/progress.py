@@ -106,6 +106,7 @@ class Progress:
         subject = "autobatch"
         if trial is not None:
             subject = f"{'proof of' if trial.proof else 'trial'} batch {trial.batch_size}"
+            subject += _of_length(trial.sequence_length)
         elif self.stage is not None and self.stage.worker == "proof":
             subject = "proof"
         elif self.stage is not None:
@@ -154,6 +155,10 @@ class Progress:
         return [head, *table]
 
 
+def _of_length(length: int | None) -> str:
+    return "" if length is None else f" of length {length}"
+
+
 def plain_line(event: Event, progress: Progress) -> str | None:
     """An event worth a line where there is no terminal; None for the others.
 
@@ -171,7 +176,7 @@ def plain_line(event: Event, progress: Progress) -> str | None:
         return None
     trial = event.trial
     word, _ = verdict(trial, progress.budget_bytes, close=progress.close)
-    parts = [f"batch {trial.batch_size}: {word}"]
+    parts = [f"batch {trial.batch_size}{_of_length(trial.sequence_length)}: {word}"]
     if trial.peak_bytes is not None:
         parts.append(f"peak {format_peak(trial.peak_bytes)}")
     if (step := steady_step_seconds(trial)) is not None:
