@@ -21,7 +21,8 @@ class BucketOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         boundaries: The first length of each bucket but the first; `auto` to take those that leave
-            the least padding in the data.
+            the least padding in the data. Defaults to the script's own, where it buckets its data
+            by length, else to `auto`.
         buckets: How many there are to be at most, where they are chosen.
         max_length: The greatest length there will be. Defaults to the data's longest.
         on_too_long: What becomes of longer samples: `error`, `truncate` or `drop`.
@@ -30,7 +31,7 @@ class BucketOptions(msgspec.Struct, frozen=True, kw_only=True):
             do not say which dimension is the sequence.
     """
 
-    boundaries: tuple[int, ...] | str = AUTO
+    boundaries: tuple[int, ...] | str | None = None
     buckets: int = length_buckets.BUCKETS
     max_length: int | None = None
     on_too_long: str = ON_TOO_LONG[0]
@@ -44,8 +45,8 @@ class BucketOptions(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             UsageError: One is of the wrong type or out of its range.
         """
-        boundaries = options.get("boundaries", AUTO)
-        if not isinstance(boundaries, str):
+        boundaries = options.get("boundaries")
+        if not isinstance(boundaries, (str, type(None))):
             options["boundaries"] = tuple(boundaries)
         if isinstance(options.get("sequence_input"), str):
             options["sequence_input"] = (options["sequence_input"],)
@@ -78,7 +79,7 @@ class BucketOptions(msgspec.Struct, frozen=True, kw_only=True):
                 f"buckets (--buckets) must be at least 2; received {self.buckets}. One batch size "
                 "is what autobatch probe finds."
             )
-        if not isinstance(self.boundaries, str):
+        if isinstance(self.boundaries, tuple):
             last = self.boundaries[-1] if self.boundaries else 1
             length_buckets.check(self.boundaries, self.max_length or last)
 

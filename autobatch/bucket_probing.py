@@ -35,7 +35,7 @@ NEAR_ENOUGH = 0.95  # of a length that does not
 
 def probe_buckets(
     target: Any,
-    boundaries: Iterable[int] | str = AUTO,
+    boundaries: Iterable[int] | str | None = None,
     *,
     buckets: int = length_buckets.BUCKETS,
     max_length: int | None = None,
@@ -54,7 +54,8 @@ def probe_buckets(
     Args:
         target: As `autobatch.probe` takes it.
         boundaries: The first length of each bucket but the first, such as `[100, 200, 300]`.
-            Defaults to `"auto"`: those that leave the least padding in the data.
+            `"auto"` takes those that leave the least padding in the data. Defaults to the script's
+            own, where it buckets its data by length, else to `"auto"`.
         buckets: How many there are to be at most, where boundaries are chosen. Defaults to 5.
         max_length: The greatest length there will be. Defaults to the data's longest.
         on_too_long: What becomes of longer samples: `"error"`, `"truncate"` or `"drop"`. Defaults
@@ -144,7 +145,7 @@ class _BucketProbe(InWorkers[BucketResult]):
         self._proven_by = None
 
     def _search(self, crew: Crew) -> BucketResult:
-        prepared = self._prepare(crew)
+        prepared = _with_its_mean(self._prepare(crew))
         device = self._describe(prepared, crew)
         self._described, self._budget = device, device.budget_bytes
         self._observe(Prepared(prepared.model, device, prepared.samples, prepared.prelude_seconds))
@@ -202,10 +203,12 @@ class _BucketProbe(InWorkers[BucketResult]):
         return lengths.without_longer(most), (*notes, f"{what}; they are left out.")
 
     def _boundaries(self, lengths: Lengths | None, prepared: protocol.Prepared) -> tuple[int, ...]:
-        most = prepared.max_length or 0
-        if isinstance(self._wanted.boundaries, tuple):
-            length_buckets.check(self._wanted.boundaries, most)
-            return self._wanted.boundaries
+        wanted = self._wanted.boundaries
+        if wanted is None:
+            wanted = prepared.bucket_boundaries or AUTO
+        if isinstance(wanted, tuple):
+            length_buckets.check(wanted, prepared.max_length or 0)
+            return wanted
         if lengths is None:
             raise UsageError(
                 "boundaries cannot be chosen (auto) where the data is made up. Give them "
@@ -246,7 +249,7 @@ class _BucketProbe(InWorkers[BucketResult]):
     ) -> tuple[Trial, ...]:
         rounds = max(ROUNDS, math.ceil(self._options.proof_steps / len(sizes)))
         shapes = proof_shapes(sizes, state.lengths, rounds)
-        self._observe(TrialStarted(max(sizes), proof=True))
+        self._observe(TrialStarted(max(sizes), proof=True, buckets=len(sizes)))
         ending = crew.prove_shapes(shapes)
         self._check_device()
         self._check_proof(crew)
@@ -380,6 +383,18 @@ class _BucketProbe(InWorkers[BucketResult]):
             seconds=round(time.monotonic() - self._started, 2),
             versions={**crew.versions, "autobatch": version()},
         )
+
+
+def _with_its_mean(prepared: protocol.Prepared) -> protocol.Prepared:
+    """The same, where a script's own buckets have sizes, with their mean for its batch size."""
+    lengths, sizes = prepared.lengths, prepared.bucket_batch_sizes
+    if not sizes or lengths is None or not lengths.samples:
+        return prepared
+    inside = length_buckets.count(lengths, prepared.bucket_boundaries)
+    steps = sum(each.samples / size for each, size in zip(inside, sizes, strict=True))
+    return msgspec.structs.replace(
+        prepared, script_batch_size=max(1, round(lengths.samples / steps))
+    )
 
 
 def proof_shapes(

@@ -50,7 +50,32 @@ def probe(
         result = autobatch.probe("model.py:build_model", memory_limit="512MiB")
         print(result.batch_size, result.learning_rate)
     """
-    run = _Probe(target, tuple(arguments), observer, ProbeOptions.checked(**options))
+    return find_one(target, arguments, observer, ProbeOptions.checked(**options))
+
+
+class Bucketed(Exception):  # noqa: N818 - an answer to whom it is of use
+    """The target's data is in buckets by length, each with a batch size of its own."""
+
+
+def find_one(
+    target: Any,
+    arguments: tuple[str, ...],
+    observer: Observer,
+    options: ProbeOptions,
+    *,
+    bucketed_too: bool = True,
+) -> ProbeResult:
+    """`probe`, with its options checked.
+
+    Args:
+        target, arguments, observer, options: As `probe` takes them.
+        bucketed_too: Find one size, that of the longest sequence, also for data in buckets.
+            Defaults to yes.
+
+    Raises:
+        Bucketed: The data is, and no one size is wanted for it.
+    """
+    run = _Probe(target, tuple(arguments), observer, options, bucketed_too)
     try:
         with told_what_was_tried(run):
             return run.run()
@@ -62,14 +87,26 @@ class _Probe(InWorkers[ProbeResult]):
     """The search for one batch size, which earlier probes may have made."""
 
     def __init__(
-        self, target: Any, arguments: tuple[str, ...], observer: Observer, options: ProbeOptions
+        self,
+        target: Any,
+        arguments: tuple[str, ...],
+        observer: Observer,
+        options: ProbeOptions,
+        bucketed_too: bool,
     ) -> None:
         super().__init__(target, arguments, observer, options)
+        self._bucketed_too = bucketed_too
         self._recalled = False  # the answer is that of an earlier probe
         self.keeper = Keeper(self._target, options, observer)
 
     def _search(self, crew: Crew) -> ProbeResult:
         prepared = self._prepare(crew)
+        if prepared.bucket_boundaries and not self._bucketed_too:
+            listed = ", ".join(map(str, prepared.bucket_boundaries))
+            raise Bucketed(
+                f"The script buckets its data by length, at {listed}: each bucket gets a size of "
+                "its own."
+            )
         result = self.search_with(crew, prepared, self._describe(prepared, crew))
         self._check_at_the_end(crew)
         worth_keeping = not (self._hurried or self._recalled or self._said)

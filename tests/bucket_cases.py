@@ -17,8 +17,10 @@ import tensorflow as tf
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import autobatch
+from autobatch.engine import own_buckets as own_buckets_
 from autobatch.engine import sequence_axes, sequences, training
 from autobatch.engine.model_source import SYNTHETIC_SAMPLES
+from autobatch.engine.resized_data import in_buckets
 from autobatch.engine.synthetic import synthetic_data
 from autobatch.engine.synthetic_targets import ensure_compiled
 from autobatch.protocol import SequenceRequest
@@ -371,6 +373,79 @@ def shapes_in_turn_for_fit():
     trained = [list(x.shape) for x, _ in batches.fit_arguments(0)["x"].take(5)]
     validated = [list(x.shape) for x, _ in batches.validation_arguments(0)["validation_data"]]
     return [spec_, trained, validated]
+
+
+# -- a script's own buckets ----------------------------------------------------------------------
+
+
+@case
+def own_buckets():
+    by_label = tokens().bucket_by_sequence_length(
+        lambda x, y: y,
+        [5, 10],
+        [3, 2, 1],
+        drop_remainder=True,
+        padding_values=(tf.constant(-1), tf.constant(0)),
+    )
+    read = own_buckets_.find(by_label.prefetch(2))
+    again = read.with_sizes([4, 2, 2])
+    return [
+        read.boundaries,
+        read.batch_sizes,
+        read.prefetched,
+        shapes(again),
+        read.others["drop_remainder"],
+        int(next(iter(again))[0].numpy().min()),
+    ]
+
+
+@case
+def own_buckets_of_another_making():
+    grouped = tokens().group_by_window(
+        lambda x, y: tf.cast(y > 5, tf.int64), lambda key, window: window.padded_batch(3), 3
+    )
+    return [
+        own_buckets_.find(grouped),
+        own_buckets_.find(tokens().padded_batch(3)),
+        own_buckets_.find([1]),
+    ]
+
+
+def fit_call(x, **others):
+    call = dict.fromkeys(("steps_per_epoch", "validation_data", "validation_steps"))
+    return {"x": x, **call, **others}
+
+
+def by_length(sizes, boundaries=(5, 10)):
+    return tokens().bucket_by_sequence_length(lambda x, y: y, list(boundaries), sizes)
+
+
+@case
+def a_call_of_fit_in_its_own_buckets():
+    call = fit_call(
+        by_length([2, 2, 2]).prefetch(1),
+        steps_per_epoch=10,
+        validation_data=by_length([1, 8, 1]),
+        validation_steps=4,
+    )
+    changed = in_buckets(call, (5, 10), (6, 2, 2), 4, 2)
+    return [
+        shapes(changed["x"]),
+        changed["steps_per_epoch"],
+        max(shape[0] for shape in shapes(changed["validation_data"])),
+        changed["validation_steps"],
+    ]
+
+
+@case
+def a_call_of_fit_in_other_buckets():
+    return in_buckets(fit_call(by_length([2, 2], (5,))), (5, 10), (6, 2, 2), 4, 2)
+
+
+@case
+def a_call_of_fit_whose_buckets_cannot_be_told():
+    call = fit_call(by_length([2, 2, 2]).map(lambda x, y: (x + 1, y)))
+    return in_buckets(call, (5, 10), (6, 2, 2), 4, 2)
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def test_the_library_refuses_alike(options: dict[str, Any], words: str) -> None:
 
 def test_the_defaults_are_those_of_the_documentation() -> None:
     options = BucketOptions.checked()
-    assert (options.boundaries, options.buckets, options.max_length) == ("auto", 5, None)
+    assert (options.boundaries, options.buckets, options.max_length) == (None, 5, None)
     assert (options.on_too_long, options.tokens_per_batch) == ("error", False)
     assert BucketOptions.checked(sequence_input="x:1").sequence_input == ("x:1",)
 

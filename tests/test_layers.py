@@ -74,6 +74,7 @@ ROOMS = [
     "bucket_report",
     "bucket_probing",
     "bucketing",
+    "as_trained",
     "live_search",
     "callback",
     "run_probe",

@@ -17,10 +17,9 @@ from autobatch.cli.watching import ended_by_signals, watching
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENTS]")
 @click.option(
     "--boundaries",
-    default="auto",
     metavar="LENGTHS",
     help="The first length of each bucket but the first, such as 100,200,300; or auto, those that "
-    "leave the least padding in the data.  [default: auto]",
+    "leave the least padding in the data.  [default: the script's own, else auto]",
 )
 @click.option(
     "--buckets",
@@ -57,7 +56,7 @@ from autobatch.cli.watching import ended_by_signals, watching
 def buckets(
     target: str,
     arguments: tuple[str, ...],
-    boundaries: str,
+    boundaries: str | None,
     buckets: int,
     max_length: int | None,
     on_too_long: str,
@@ -87,7 +86,7 @@ def buckets(
         require_output(output)
         with watching(quiet, verbose, log_file) as observer, ended_by_signals():
             from autobatch.bucket_probing import probe_buckets
-            from autobatch.report.buckets import summary
+            from autobatch.report.answers import found, page
 
             result = probe_buckets(
                 target,
@@ -110,18 +109,19 @@ def buckets(
     except Exception as error:  # noqa: BLE001 - a bug of ours is in the result's file as well
         fail(bug(error), as_json=as_json, verbose=verbose, output=output)
     else:
-        sizes = ", ".join(map(str, result.batch_sizes))
         show(
             result,
-            lambda **look: summary(result, **look),
-            found=f"The batch sizes {sizes} were",
+            lambda **look: page(result, **look),
+            found=found(result),
             as_json=as_json,
             quiet=quiet,
             output=output,
         )
 
 
-def _lengths(text: str) -> tuple[int, ...] | str:
+def _lengths(text: str | None) -> tuple[int, ...] | str | None:
+    if text is None:
+        return None
     try:
         return tuple(int(each) for each in text.split(",") if each.strip())
     except ValueError:

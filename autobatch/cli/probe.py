@@ -44,7 +44,8 @@ def probe(
     returns a model (model.py:build_model, package.module:factory), a file with a build_model,
     or a saved model (model.keras). ARGUMENTS reach the script.
 
-    The answer goes to stdout, everything else to stderr. TARGET's code runs with your rights.
+    The answer goes to stdout, everything else to stderr. TARGET's code runs with your rights. A
+    script that buckets its data by length gets a size for each bucket, as from autobatch buckets.
 
     \b
     autobatch probe train.py
@@ -59,10 +60,10 @@ def probe(
     try:
         require_output(output)
         with watching(quiet, verbose, log_file) as observer, ended_by_signals():
-            from autobatch.probing import probe as run
-            from autobatch.report.summary import summary
+            from autobatch.as_trained import find_sizes
+            from autobatch.report.answers import found, page, values
 
-            result = run(target, arguments=arguments, observer=observer, **given(options))
+            result = find_sizes(target, arguments=arguments, observer=observer, **given(options))
     except AutobatchError as error:
         fail(error, as_json=as_json, verbose=verbose, output=output)
     except KeyboardInterrupt:  # while we are still being imported
@@ -73,18 +74,13 @@ def probe(
         fail(bug(error), as_json=as_json, verbose=verbose, output=output)
     else:
         command = _to_train(target, arguments, given(options))
-        values = None
-        if form is not None:
-            from autobatch.report.values import values as render
-
-            values = render(result, form)
         show(
             result,
-            lambda **look: summary(result, command=command, **look),
-            found=f"Batch size {result.batch_size} was",
+            lambda **look: page(result, command=command, **look),
+            found=found(result),
             as_json=as_json,
             quiet=quiet,
-            values=values,
+            values=values(result, form) if form is not None else None,
             output=output,
         )
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from autobatch.engine import dataset_chain, sequence_axes
+from autobatch.engine import dataset_chain, own_buckets, sequence_axes
 from autobatch.engine.batches import ArrayBatches, DatasetBatches
 from autobatch.errors import ModelError, UsageError
 from autobatch.length_buckets import Lengths
@@ -119,10 +120,16 @@ def read(training: Any, request: SequenceRequest) -> SequenceRows:
         ModelError: The data gives no samples.
     """
     batches = training.batches
-    elements = _elements(batches)
-    spec = elements.element_spec
-    axes = sequence_axes.find(training.model, spec, request.inputs)
-    lengths = None if training.made_up else _lengths(elements, axes)
+    own = own_buckets.find(getattr(batches, "dataset", None))
+    elements = _elements(batches) if own is None else own.samples
+    axes = sequence_axes.find(training.model, elements.element_spec, request.inputs)
+
+    def length_of(*sample: Any) -> Any:
+        if own is not None:
+            return tf.cast(own.length_of(*sample), tf.int64)
+        return _length_of(tf.nest.flatten(sample), axes)
+
+    lengths = None if training.made_up else _lengths(elements, length_of)
     longest = lengths.longest if lengths is not None else 0
     if lengths is not None and not lengths.samples:
         raise ModelError("The training data gives no sample at all.")
@@ -133,7 +140,7 @@ def read(training: Any, request: SequenceRequest) -> SequenceRows:
             "--max-length (max_length), or write a build_dataset() next to the model."
         )
     return SequenceRows(
-        rows=_rows(elements, axes, max_length, lengths),
+        rows=_rows(elements, axes, length_of, max_length, lengths),
         axes=axes,
         max_length=max_length,
         lengths=lengths,
@@ -163,7 +170,7 @@ def unbatched(dataset: Any) -> Any:
     return inner._input_dataset if type(inner).__name__ in _BATCHING else dataset.unbatch()
 
 
-def length_of(leaves: Any, axes: tuple[int | None, ...]) -> Any:
+def _length_of(leaves: Any, axes: tuple[int | None, ...]) -> Any:
     """The length of a sample: of its longest sequence, where it has several."""
     sizes = [
         tf.shape(leaf, tf.int64)[axis]
@@ -173,10 +180,10 @@ def length_of(leaves: Any, axes: tuple[int | None, ...]) -> Any:
     return tf.reduce_max(tf.stack(sizes))
 
 
-def _lengths(elements: Any, axes: tuple[int | None, ...]) -> Lengths:
+def _lengths(elements: Any, length_of: Callable[..., Any]) -> Lengths:
     """How long the samples are, as far as a limited time shows."""
     count = dataset_chain.cardinality(elements)
-    every = elements.map(lambda *sample: length_of(tf.nest.flatten(sample), axes))
+    every = elements.map(length_of)
     if count is not None:
         every = every.take(count)  # one round of what repeats without end
     started, found, complete = time.monotonic(), Counter[int](), True
@@ -189,7 +196,11 @@ def _lengths(elements: Any, axes: tuple[int | None, ...]) -> Lengths:
 
 
 def _rows(
-    elements: Any, axes: tuple[int | None, ...], max_length: int, lengths: Lengths | None
+    elements: Any,
+    axes: tuple[int | None, ...],
+    length_of: Callable[..., Any],
+    max_length: int,
+    lengths: Lengths | None,
 ) -> Any:
     least, have = 1, 0
     for length, count in reversed(lengths.counts if lengths is not None else ()):
@@ -197,7 +208,7 @@ def _rows(
         if have >= ROWS:
             break
     spec = elements.element_spec
-    chosen = elements.filter(lambda *s: length_of(tf.nest.flatten(s), axes) >= least).take(ROWS)
+    chosen = elements.filter(lambda *sample: length_of(*sample) >= least).take(ROWS)
     taken = [tf.nest.flatten(sample) for sample in chosen]
     if not taken:
         raise ModelError("The training data gives no sample with a sequence in it.")

@@ -14,7 +14,14 @@ from autobatch.units import format_bytes
 _HEADS = ("lengths", "batch", "tokens", "samples", "peak", "a step", "rate")
 
 
-def summary(result: BucketResult, *, width: int, color: bool, unicode: bool = True) -> str:
+def summary(
+    result: BucketResult,
+    *,
+    width: int,
+    color: bool,
+    unicode: bool = True,
+    command: str | None = None,
+) -> str:
     """A result on a page: trials, buckets, learning rate, padding, proof, what to do next.
 
     Args:
@@ -22,6 +29,7 @@ def summary(result: BucketResult, *, width: int, color: bool, unicode: bool = Tr
         width: Columns that no line exceeds; from 40 on.
         color: Whether escape codes for colours and bold type may be written.
         unicode: Whether more than ASCII may be written.
+        command: A command that trains with the answer without an edit, shown last.
     """
     look = Look(width=width, color=color, unicode=unicode)
     lines = [Text("Trials", "bold")]
@@ -36,7 +44,7 @@ def summary(result: BucketResult, *, width: int, color: bool, unicode: bool = Tr
         _answer(result, look),
         _explained(result, look),
         warning_lines(result.warnings, look),
-        _next(result, look),
+        _next(result, look, command),
         _footer(result, look),
     ):
         if section:
@@ -132,12 +140,14 @@ def _padding(result: BucketResult, look: Look) -> list[Text]:
     return look.labelled("Padding", *values)
 
 
-def _next(result: BucketResult, look: Look) -> list[Text]:
+def _next(result: BucketResult, look: Look, command: str | None) -> list[Text]:
     lines = [Text("Next: batch your samples by", "bold")]
     boundaries, sizes = (", ".join(map(str, x)) for x in (result.boundaries, result.batch_sizes))
     rates = [f"learning_rate={format_rate(rate.learning_rate)}" for rate in result.learning_rates]
     for text in (f"bucket_boundaries=[{boundaries}]", f"bucket_batch_sizes=[{sizes}]", *rates):
         lines += look.wrapped(look.text(text, "cyan"), indent=2)
+    if command:
+        lines += [Text("Or type", "bold"), *look.wrapped(look.text(command, "cyan"), indent=2)]
     return lines
 
 

@@ -92,6 +92,8 @@ class Progress:
 
     def to_go(self) -> str:
         """What is left to do."""
+        if self.running is not None and self.running.buckets > 1:
+            return "if this proof passes, the sizes are the answer"
         if self.running is not None and self.running.proof:
             return f"if this proof passes, {self.running.batch_size} is the answer"
         if self.last is None or self.last.estimate is None:
@@ -105,8 +107,7 @@ class Progress:
         trial = self.running
         subject = "autobatch"
         if trial is not None:
-            subject = f"{'proof of' if trial.proof else 'trial'} batch {trial.batch_size}"
-            subject += _of_length(trial.sequence_length)
+            subject = _called(trial)
         elif self.stage is not None and self.stage.worker == "proof":
             subject = "proof"
         elif self.stage is not None:
@@ -155,6 +156,13 @@ class Progress:
         return [head, *table]
 
 
+def _called(trial: TrialStarted) -> str:
+    if trial.buckets > 1:
+        return f"proof of {trial.buckets} buckets"
+    kind = "proof of" if trial.proof else "trial"
+    return f"{kind} batch {trial.batch_size}{_of_length(trial.sequence_length)}"
+
+
 def _of_length(length: int | None) -> str:
     return "" if length is None else f" of length {length}"
 
@@ -169,7 +177,7 @@ def plain_line(event: Event, progress: Progress) -> str | None:
     if isinstance(event, Notice):
         return f"note: {one_line(event.text)}"
     if isinstance(event, TrialStarted) and event.proof:
-        return f"proof of batch {event.batch_size}"
+        return _called(event)
     if isinstance(event, WorkerStage) and event.stage in _TOLD:
         return f"{one_line(event.worker)}: {_STAGES[event.stage]}"
     if not isinstance(event, TrialEnded):
