@@ -90,7 +90,20 @@ def probe_buckets(
         tokens_per_batch=tokens_per_batch,
         sequence_input=sequence_input,
     )
-    run = _BucketProbe(target, tuple(arguments), observer, checked_probe_options(**options), wanted)
+    return find_buckets(
+        target, tuple(arguments), observer, checked_probe_options(**options), wanted
+    )
+
+
+def find_buckets(
+    target: Any,
+    arguments: tuple[str, ...],
+    observer: Observer,
+    options: ProbeOptions,
+    wanted: BucketOptions,
+) -> BucketResult:
+    """`probe_buckets`, with its options checked."""
+    run = _BucketProbe(target, arguments, observer, options, wanted)
     with told_what_was_tried(run):
         return run.run()
 
@@ -177,8 +190,8 @@ class _BucketProbe(InWorkers[BucketResult]):
         lengths, most = prepared.lengths, prepared.max_length
         if lengths is None or most is None:
             return None, (
-                "How long the data's sequences are is not known, as it was made up: all buckets "
-                "count alike for the learning rate, and nothing is said of padding.",
+                "How long the data's sequences are is not known: all buckets count alike for the "
+                "learning rate, and nothing is said of padding.",
             )
         notes: tuple[str, ...] = ()
         if not lengths.complete:
@@ -211,8 +224,9 @@ class _BucketProbe(InWorkers[BucketResult]):
             return wanted
         if lengths is None:
             raise UsageError(
-                "boundaries cannot be chosen (auto) where the data is made up. Give them "
-                "(--boundaries 100,200,300), or write a build_dataset() next to the model."
+                "boundaries cannot be chosen (auto) where the lengths of the data are not known. "
+                "Give them (--boundaries 100,200,300), or write a build_dataset() next to the "
+                "model."
             )
         return length_buckets.choose(lengths, self._wanted.buckets)
 

@@ -49,11 +49,13 @@ def bucket_by_sequence_length(
     """
     from autobatch.engine import bucketed  # late: a program that only reads results needs none
 
-    return bucketed.bucket_by_sequence_length(
+    return bucketed.in_buckets(
         dataset,
-        result,
         element_length_func,
-        on_too_long=on_too_long,
+        boundaries=result.boundaries,
+        batch_sizes=result.batch_sizes,
+        max_length=result.max_length,
+        on_too_long=on_too_long or result.on_too_long,
         padded_shapes=padded_shapes,
         padding_values=padding_values,
         pad_to_bucket_boundary=pad_to_bucket_boundary,

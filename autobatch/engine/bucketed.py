@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from autobatch.bucket_options import ON_TOO_LONG
-from autobatch.bucket_records import BucketResult
 from autobatch.errors import UsageError
 
 
-def bucket_by_sequence_length(
+def in_buckets(
     dataset: Any,
-    result: BucketResult,
-    element_length_func: Callable[..., Any] | None,
+    length_of: Callable[..., Any] | None,
     *,
-    on_too_long: str | None,
-    pad_to_bucket_boundary: bool,
+    boundaries: Sequence[int],
+    batch_sizes: Sequence[int],
+    max_length: int,
+    on_too_long: str,
+    pad_to_bucket_boundary: bool = False,
     **others: Any,
 ) -> Any:
     """See `autobatch.bucketing`, where the arguments are told."""
@@ -26,26 +27,25 @@ def bucket_by_sequence_length(
         raise UsageError(
             f"dataset must be a tf.data.Dataset of samples; received {type(dataset).__name__}."
         )
-    on_too_long = on_too_long or result.on_too_long
     if on_too_long not in ON_TOO_LONG:
         raise UsageError(f"on_too_long must be {', '.join(ON_TOO_LONG)}; received {on_too_long!r}.")
-    length_of = element_length_func or _longest_open(dataset.element_spec)
+    length_of = length_of or longest_open(dataset.element_spec)
 
     def length(*sample: Any) -> Any:
         return tf.cast(length_of(*sample), tf.int32)
 
     if on_too_long == "drop":
-        dataset = dataset.filter(lambda *sample: length(*sample) <= result.max_length)
+        dataset = dataset.filter(lambda *sample: length(*sample) <= max_length)
     else:
         if on_too_long == "truncate":
-            dataset = dataset.map(lambda *s: _cut(_sample(s), result.max_length))
-        dataset = dataset.map(lambda *s: _checked(_sample(s), length(*s), result.max_length))
-    boundaries, sizes = list(result.boundaries), list(result.batch_sizes)
+            dataset = dataset.map(lambda *s: _cut(_sample(s), max_length))
+        dataset = dataset.map(lambda *s: _checked(_sample(s), length(*s), max_length))
+    ends, sizes = list(boundaries), list(batch_sizes)
     if pad_to_bucket_boundary:  # of the last bucket, too, which has none of its own
-        boundaries, sizes = [*boundaries, result.max_length + 1], [*sizes, 1]
+        ends, sizes = [*ends, max_length + 1], [*sizes, 1]
     return dataset.bucket_by_sequence_length(
         element_length_func=length,
-        bucket_boundaries=boundaries,
+        bucket_boundaries=ends,
         bucket_batch_sizes=sizes,
         pad_to_bucket_boundary=pad_to_bucket_boundary,
         **others,
@@ -64,7 +64,7 @@ def _open_axes(spec: Any) -> list[int]:
     return [axis for axis, size in enumerate(shape.as_list()) if size is None]
 
 
-def _longest_open(spec: Any) -> Callable[..., Any]:
+def longest_open(spec: Any) -> Callable[..., Any]:
     """The length of a sample: of the longest of its inputs' dimensions that are open."""
     inputs = tf.nest.flatten(spec[0] if isinstance(spec, tuple) else spec)
     axes = [_open_axes(each) for each in inputs]

@@ -60,6 +60,7 @@ def load(
                 made.sample,
                 samples=made.samples,
                 batch_size=made.batch_size,
+                lengths=made.lengths,
             )
         return _training(*_made(made), request)
     settings.install()

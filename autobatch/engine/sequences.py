@@ -89,7 +89,9 @@ class ShapedBatches:
 
     def _dataset(self, shapes: tuple[tuple[int, int], ...]) -> Any:
         made = tf.data.Dataset.from_tensor_slices(np.array(shapes, np.int64)).repeat()
-        return made.map(self._batch).prefetch(tf.data.AUTOTUNE)
+        # Our own code needs no converting, which would read this file again.
+        batch = tf.autograph.experimental.do_not_convert(self._batch)
+        return made.map(batch).prefetch(tf.data.AUTOTUNE)
 
     def _batch(self, shape: Any) -> Any:
         leaves = tf.nest.flatten(self._source.rows)
@@ -129,7 +131,9 @@ def read(training: Any, request: SequenceRequest) -> SequenceRows:
             return tf.cast(own.length_of(*sample), tf.int64)
         return _length_of(tf.nest.flatten(sample), axes)
 
-    lengths = None if training.made_up else _lengths(elements, length_of)
+    lengths = training.lengths
+    if lengths is None and not training.made_up:
+        lengths = scan(elements, length_of)
     longest = lengths.longest if lengths is not None else 0
     if lengths is not None and not lengths.samples:
         raise ModelError("The training data gives no sample at all.")
@@ -180,7 +184,7 @@ def _length_of(leaves: Any, axes: tuple[int | None, ...]) -> Any:
     return tf.reduce_max(tf.stack(sizes))
 
 
-def _lengths(elements: Any, length_of: Callable[..., Any]) -> Lengths:
+def scan(elements: Any, length_of: Callable[..., Any]) -> Lengths:
     """How long the samples are, as far as a limited time shows."""
     count = dataset_chain.cardinality(elements)
     every = elements.map(length_of)

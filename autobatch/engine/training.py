@@ -17,6 +17,7 @@ from autobatch.engine.batches import ArrayBatches, Batches, DatasetBatches
 from autobatch.engine.iterable_batches import IterableBatches
 from autobatch.engine.sequences import SequenceRows
 from autobatch.errors import ModelError
+from autobatch.length_buckets import Lengths
 
 VALIDATION_STEPS = 2  # a whole batch and, where the data has one, the smaller one after it
 _ARRAY_ARGUMENTS = ("shuffle", "class_weight", "validation_split")
@@ -34,7 +35,9 @@ class Training:
         script_batch_size: What the user's script trains with; None where nothing says.
         warnings: Sentences the user should read.
         borrows: Validate on training data, where the user validates nothing.
-        made_up: The data is ours, made up to fit the model.
+        made_up: The data is ours, made up to fit the model or some rows for all: nothing of it
+            tells how long the user's sequences are.
+        lengths: Of the data's sequences, where they are known beforehand.
         rows: The data at any sequence length; None where lengths are not told apart.
     """
 
@@ -46,6 +49,7 @@ class Training:
     warnings: tuple[str, ...] = ()
     borrows: bool = field(init=False)
     made_up: bool = False
+    lengths: Lengths | None = None
     rows: SequenceRows | None = None
 
     def __post_init__(self) -> None:
@@ -190,7 +194,12 @@ def from_data(model: Any, data: Any, validation: Any = None) -> Training:
 
 
 def from_sample(
-    model: Any, sample: Any, *, samples: int | None, batch_size: int | None
+    model: Any,
+    sample: Any,
+    *,
+    samples: int | None,
+    batch_size: int | None,
+    lengths: Lengths | None = None,
 ) -> Training:
     """The training of a live model whose data stays where it is: a few rows stand for all.
 
@@ -199,11 +208,12 @@ def from_sample(
         sample: Some rows of its data, as nested arrays; they come again and again.
         samples: Rows in an epoch; None where unknown.
         batch_size: The user's own; None where there is none.
+        lengths: Of the data's sequences; None where unknown.
     """
     rows = tf.data.Dataset.from_tensor_slices(sample)
     batches = DatasetBatches(rows, batched=False)
     batches.samples, batches.batch_size = samples, batch_size
-    return Training(model, model.fit, batches, {}, batch_size)
+    return Training(model, model.fit, batches, {}, batch_size, made_up=True, lengths=lengths)
 
 
 def _batches(model: Any, data: Any) -> Batches:
