@@ -113,10 +113,11 @@ def test_a_sequence_dimension_that_is_fixed_is_said_to_be() -> None:
 def test_two_unknown_dimensions_have_to_be_told_apart(tmp_path: Path) -> None:
     source = (SAMPLES / "lengths.py").read_text().replace("def build_dataset", "def unused")
     (tmp_path / "alone.py").write_text(source)
-    target = f"{tmp_path}/alone.py:unknown_twice"
-    message = refused(target, "--boundaries=20,40", "--max-length=60", *FLAGS)
-    assert "frames" in message
-    assert "--input-shape" in message or "--sequence-input" in message
+    asked = [f"{tmp_path}/alone.py:unknown_twice", "--boundaries=20,40", "--max-length=60", *FLAGS]
+    assert "--input-shape frames=" in refused(*asked, code=4)
+    message = refused(*asked, "--input-shape=frames=60,8,1")
+    assert "'frames' is (batch, None, None, 1)" in message
+    assert "--sequence-input frames:1" in message
 
 
 @pytest.mark.tensorflow

@@ -61,7 +61,9 @@ def find(model: Any, spec: Any, inputs: Sequence[str] = ()) -> tuple[int | None,
             )
     leaves = _leaves(model, x)
     named = _named(leaves, inputs)
-    axes = [named.get(place, _only_open(leaf)) for place, leaf in enumerate(leaves)]
+    axes = [
+        named[place] if place in named else _only_open(leaf) for place, leaf in enumerate(leaves)
+    ]
     if all(axis is None for axis in axes):
         listed = ", ".join(leaf.described for leaf in leaves)
         raise UsageError(
