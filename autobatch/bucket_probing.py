@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import math
-import random
 import time
 from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
-from autobatch import bucket_search, length_buckets, length_model, protocol, verdict
+from autobatch import bucket_proof, bucket_search, length_buckets, length_model, protocol, verdict
 from autobatch.batch_search import Search
-from autobatch.bucket_options import AUTO, BucketOptions, checked_probe_options
+from autobatch.bucket_data import settled_boundaries, settled_lengths, with_its_mean
+from autobatch.bucket_options import BucketOptions, checked_probe_options
 from autobatch.bucket_records import BucketResult
 from autobatch.bucket_report import BucketFindings, bucket_fields
 from autobatch.bucket_search import BucketSearch, Stuck
-from autobatch.conversation import Ending, OutOfTime
+from autobatch.conversation import OutOfTime
 from autobatch.crew import Crew
 from autobatch.endings import MEMORY
-from autobatch.errors import AutobatchError, NothingFitsError, UsageError
+from autobatch.errors import AutobatchError, NothingFitsError
 from autobatch.events import Observer, Prepared, TrialEnded, TrialStarted, ignore
 from autobatch.in_workers import InWorkers
 from autobatch.length_buckets import Lengths
@@ -28,7 +28,6 @@ from autobatch.records import Outcome, Proof, ProofKind, Trial
 from autobatch.searching import told_what_was_tried, version
 from autobatch.units import format_bytes
 
-ROUNDS = 3  # of a proof through all buckets, at least: up, down, and in no order
 LENGTHS_TO_TRY = 5  # where even one sample of the longest does not fit
 NEAR_ENOUGH = 0.95  # of a length that does not
 
@@ -158,13 +157,13 @@ class _BucketProbe(InWorkers[BucketResult]):
         self._proven_by = None
 
     def _search(self, crew: Crew) -> BucketResult:
-        prepared = _with_its_mean(self._prepare(crew))
+        prepared = with_its_mean(self._prepare(crew))
         device = self._describe(prepared, crew)
         self._described, self._budget = device, device.budget_bytes
         self._observe(Prepared(prepared.model, device, prepared.samples, prepared.prelude_seconds))
         self._learning_rates(1, prepared)  # refused before the search, not after it
-        lengths, self._notes = self._lengths(prepared)
-        boundaries = self._boundaries(lengths, prepared)
+        lengths, self._notes = settled_lengths(prepared, self._wanted.on_too_long)
+        boundaries = settled_boundaries(prepared, lengths, self._wanted)
         assert prepared.max_length is not None
         self._longest = length_buckets.longest_of(boundaries, prepared.max_length)
         inside = (
@@ -182,53 +181,6 @@ class _BucketProbe(InWorkers[BucketResult]):
         search, sizes = self._find_all(search, crew)
         self._check_at_the_end(crew)
         return self._answer(search, sizes, boundaries, inside, prepared, crew)
-
-    # -- before ------------------------------------------------------------------------------
-
-    def _lengths(self, prepared: protocol.Prepared) -> tuple[Lengths | None, tuple[str, ...]]:
-        """The lengths of what will be trained on, and what to say of it."""
-        lengths, most = prepared.lengths, prepared.max_length
-        if lengths is None or most is None:
-            return None, (
-                "How long the data's sequences are is not known: all buckets count alike for the "
-                "learning rate, and nothing is said of padding.",
-            )
-        notes: tuple[str, ...] = ()
-        if not lengths.complete:
-            notes = (
-                f"The data was looked through in part only ({lengths.samples} samples); how often "
-                "each length occurs is judged by them.",
-            )
-        beyond = lengths.beyond(most)
-        if not beyond:
-            return lengths, notes
-        what = (
-            f"{beyond} of {lengths.samples} samples are longer than the maximum length, {most} "
-            f"(the longest has {lengths.longest})"
-        )
-        if self._wanted.on_too_long == "error":
-            raise UsageError(
-                f"{what}. Raise max_length (--max-length) to {lengths.longest}, or say what is to "
-                "become of them: --on-too-long truncate or --on-too-long drop."
-            )
-        if self._wanted.on_too_long == "truncate":
-            return lengths.truncated(most), (*notes, f"{what}; they are cut to it.")
-        return lengths.without_longer(most), (*notes, f"{what}; they are left out.")
-
-    def _boundaries(self, lengths: Lengths | None, prepared: protocol.Prepared) -> tuple[int, ...]:
-        wanted = self._wanted.boundaries
-        if wanted is None:
-            wanted = prepared.bucket_boundaries or AUTO
-        if isinstance(wanted, tuple):
-            length_buckets.check(wanted, prepared.max_length or 0)
-            return wanted
-        if lengths is None:
-            raise UsageError(
-                "boundaries cannot be chosen (auto) where the lengths of the data are not known. "
-                "Give them (--boundaries 100,200,300), or write a build_dataset() next to the "
-                "model."
-            )
-        return length_buckets.choose(lengths, self._wanted.buckets)
 
     # -- trials ------------------------------------------------------------------------------
 
@@ -261,17 +213,17 @@ class _BucketProbe(InWorkers[BucketResult]):
     def _prove_together(
         self, state: BucketSearch, sizes: tuple[int, ...], crew: Crew
     ) -> tuple[Trial, ...]:
-        rounds = max(ROUNDS, math.ceil(self._options.proof_steps / len(sizes)))
-        shapes = proof_shapes(sizes, state.lengths, rounds)
+        rounds = max(bucket_proof.ROUNDS, math.ceil(self._options.proof_steps / len(sizes)))
+        shapes = bucket_proof.proof_shapes(sizes, state.lengths, rounds)
         self._observe(TrialStarted(max(sizes), proof=True, buckets=len(sizes)))
         ending = crew.prove_shapes(shapes)
         self._check_device()
         self._check_proof(crew)
         if isinstance(ending.answer, protocol.TrialDone):
             self._proof = self._proven_by = ending.answer
-            trials = _passed(ending.trial, ending.answer, sizes, state.lengths, shapes)
+            trials = bucket_proof.passed(ending.trial, ending.answer, sizes, state.lengths, shapes)
         else:
-            bucket = _died_in(ending, shapes, state)
+            bucket = bucket_proof.died_in(ending, shapes, state)
             why = f"{ending.trial.why} (the proof of all buckets, in step {ending.step})"
             trials = (
                 msgspec.structs.replace(
@@ -397,68 +349,3 @@ class _BucketProbe(InWorkers[BucketResult]):
             seconds=round(time.monotonic() - self._started, 2),
             versions={**crew.versions, "autobatch": version()},
         )
-
-
-def _with_its_mean(prepared: protocol.Prepared) -> protocol.Prepared:
-    """The same, where a script's own buckets have sizes, with their mean for its batch size."""
-    lengths, sizes = prepared.lengths, prepared.bucket_batch_sizes
-    if not sizes or lengths is None or not lengths.samples:
-        return prepared
-    inside = length_buckets.count(lengths, prepared.bucket_boundaries)
-    steps = sum(each.samples / size for each, size in zip(inside, sizes, strict=True))
-    return msgspec.structs.replace(
-        prepared, script_batch_size=max(1, round(lengths.samples / steps))
-    )
-
-
-def proof_shapes(
-    sizes: tuple[int, ...], lengths: tuple[int, ...], rounds: int
-) -> tuple[tuple[int, int], ...]:
-    """Batches as a training could meet them: up, down, in no order, then the smaller last ones."""
-    whole = list(zip(sizes, lengths, strict=True))
-    shapes = [*whole, *reversed(whole)]
-    for number in range(rounds - 2):
-        shuffled = list(whole)
-        random.Random(number).shuffle(shuffled)  # noqa: S311 - no secret
-        shapes += shuffled
-    last = [(size // 2, length) for size, length in whole if size > 1]
-    return (*shapes, *last)
-
-
-def _passed(
-    whole: Trial,
-    done: protocol.TrialDone,
-    sizes: tuple[int, ...],
-    lengths: tuple[int, ...],
-    shapes: tuple[tuple[int, int], ...],
-) -> tuple[Trial, ...]:
-    """The proof of each bucket, out of that of all."""
-    ran = [*shapes, *shapes][: len(done.step_peak_bytes)]  # the second epoch begins like the first
-    told_apart = len(done.step_peak_bytes) >= len(shapes)  # not where one call runs several steps
-    trials = []
-    for shape in zip(sizes, lengths, strict=True):
-        own = [i for i, each in enumerate(ran) if each == shape or not told_apart]
-        peaks = tuple(done.step_peak_bytes[i] for i in own)
-        trials.append(
-            msgspec.structs.replace(
-                whole,
-                batch_size=shape[0],
-                sequence_length=shape[1],
-                peak_bytes=max(peaks, default=None),
-                step_peak_bytes=peaks,
-                step_seconds=tuple(done.step_seconds[i] for i in own),
-            )
-        )
-    return tuple(trials)
-
-
-def _died_in(ending: Ending, shapes: tuple[tuple[int, int], ...], state: BucketSearch) -> int:
-    """The bucket whose batch was being trained; the most demanding where none was."""
-    if ending.step and ending.trial.phase != "validation":
-        _, length = shapes[(ending.step - 1) % len(shapes)]
-        return state.lengths.index(length)
-    needs = [
-        max((t.required_bytes or 0 for t in search.trials if search.is_fit(t)), default=0)
-        for search in state.searches
-    ]
-    return needs.index(max(needs))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from autobatch import bucket_search
 from autobatch.batch_search import Plan, Search
-from autobatch.bucket_probing import proof_shapes
+from autobatch.bucket_proof import proof_shapes
 from autobatch.bucket_search import BucketSearch, Found, Stuck
 from autobatch.records import Outcome, Trial
 from autobatch.sizes import SizeSpace

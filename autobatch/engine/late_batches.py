@@ -81,8 +81,9 @@ class LateBatches(tf.data.Dataset):  # type: ignore[misc]
         drops: bool = False,
         options: Any = None,
         read_lengths: Callable[[], Lengths | None] = lambda: None,
+        count_batches: Callable[[], int | None] | None = None,
     ) -> None:
-        self.read_lengths = read_lengths
+        self.read_lengths, self._count_batches = read_lengths, count_batches
         self.size, self.samples, self.own_batch_size = size, count, own_batch_size
         self._drops, self._read_sample, self._make = drops, read_sample, make
         self._options = options
@@ -131,6 +132,7 @@ class LateBatches(tf.data.Dataset):  # type: ignore[misc]
             drops=self._drops,
             options=self._options,
             read_lengths=self.read_lengths,
+            count_batches=self._count_batches,
         )
 
     @property
@@ -145,6 +147,8 @@ class LateBatches(tf.data.Dataset):  # type: ignore[misc]
 
     def batches(self) -> int | None:
         """Batches in one pass at the size that was chosen; None where one of both is unknown."""
+        if self._count_batches is not None:  # it depends on the samples' lengths
+            return self._count_batches()
         if self.samples is None or self.size.value is None:
             return None
         if self._drops:

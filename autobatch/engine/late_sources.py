@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,10 +11,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from autobatch import length_buckets
 from autobatch.engine import bucketed, dataset_chain, iterable_batches, samples, sequences
 from autobatch.engine.late_batches import LateBatches, LateBuckets, LateSize
 from autobatch.engine.regrouped import arrays, rows
 from autobatch.errors import UsageError
+from autobatch.length_buckets import Lengths
 
 
 def late_batches(
@@ -89,9 +93,24 @@ def late_buckets(dataset: Any, size: LateSize, wanted: LateBuckets, *, sample: A
             on_too_long=wanted.on_too_long,
         )
 
-    def lengths() -> Any:
+    @functools.cache
+    def lengths() -> Lengths | None:
         pure = samples.pure(dataset)
-        return None if pure is None else sequences.scan(pure, length_of)
+        if pure is None:
+            return None
+        found = sequences.scan(pure, length_of)
+        whole = found.complete and _known(dataset) == found.samples  # not cut, nor repeated
+        return Lengths(counts=found.counts, complete=whole)
+
+    def batches() -> int | None:
+        found = lengths()
+        if found is None or not found.complete or not size.buckets:
+            return None
+        if wanted.on_too_long == "drop" and wanted.max_length is not None:
+            found = found.without_longer(wanted.max_length)
+        inside = length_buckets.count(found, wanted.boundaries)
+        pairs = zip(inside, size.buckets, strict=True)
+        return sum(math.ceil(each.samples / chosen) for each, chosen in pairs)
 
     def read() -> Any:
         return samples.of_dataset(dataset, batched=False, padded=True)
@@ -99,10 +118,11 @@ def late_buckets(dataset: Any, size: LateSize, wanted: LateBuckets, *, sample: A
     return LateBatches(
         size,
         make,
-        count=None,  # how many batches there are depends on the lengths
+        count=None,
         read_sample=read if sample is None else lambda: samples.of_arrays(sample),
         options=dataset.options(),
         read_lengths=lengths,
+        count_batches=batches,
     )
 
 

@@ -105,6 +105,8 @@ def _training(model: Any, names: Mapping[str, Any], request: Prepare) -> trainin
 def _made_up_length(request: Prepare) -> int | None:
     if request.sequences is None:
         return request.sequence_length
+    if request.input_shapes:
+        return None  # they say it; trials make it as long as they need
     if request.sequences.max_length is None:
         raise UsageError(
             "How long sequences may be is not known: no data came with the model. Give "

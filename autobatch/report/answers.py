@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from autobatch.bucket_records import BucketResult
 from autobatch.records import ProbeResult
 from autobatch.report import buckets, summary
@@ -17,8 +19,10 @@ def page(
     command: str | None = None,
 ) -> str:
     """The answer on a page; the arguments: see `summary.summary`."""
-    render = buckets.summary if isinstance(result, BucketResult) else summary.summary
-    return render(result, width=width, color=color, unicode=unicode, command=command)
+    look: dict[str, Any] = {"width": width, "color": color, "unicode": unicode, "command": command}
+    if isinstance(result, BucketResult):
+        return buckets.summary(result, **look)
+    return summary.summary(result, **look)
 
 
 def found(result: ProbeResult | BucketResult) -> str:
