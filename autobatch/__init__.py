@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from autobatch.any_loop import largest_batch, search
+    from autobatch.bucket_probing import probe_buckets
+    from autobatch.bucket_records import Bucket, BucketResult
+    from autobatch.bucketing import bucket_by_sequence_length
     from autobatch.callback import AutoBatch
     from autobatch.errors import (
         AutobatchError,
@@ -40,6 +43,9 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "autobatch.any_loop": ("largest_batch", "search"),
+    "autobatch.bucket_probing": ("probe_buckets",),
+    "autobatch.bucket_records": ("Bucket", "BucketResult"),
+    "autobatch.bucketing": ("bucket_by_sequence_length",),
     "autobatch.callback": ("AutoBatch",),
     "autobatch.errors": (
         "AutobatchError",
@@ -69,6 +75,8 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "AutoBatch",
     "AutobatchError",
+    "Bucket",
+    "BucketResult",
     "DeviceChangedError",
     "DeviceError",
     "LearningRate",
@@ -84,8 +92,10 @@ __all__ = [
     "Trial",
     "UsageError",
     "WorkerError",
+    "bucket_by_sequence_length",
     "largest_batch",
     "probe",
+    "probe_buckets",
     "scale_learning_rate",
     "search",
 ]

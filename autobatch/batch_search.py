@@ -30,6 +30,7 @@ CAREFUL_HEADROOM = 0.08  # where trials share the process that is to train, and 
 STEP_DOWN = 0.05
 PROOFS = 2  # trials of the allowance that are kept for proofs: one, and one more if that fails
 NEAR_BUDGET = 0.04  # share of the budget, or of a size, that is not worth an out-of-memory trial
+NEAR = 0.5  # of the size aimed at: from here on fragmentation and scatter are wanted too
 NEAR_AIM = 0.85  # share of the size aimed at within which trials scatter about the same edge
 EXPLORING = 0.8  # of the size aimed at: below it, a trial is there to learn the slope
 ROOM_SHARE = 0.95  # of the allocator's limit: what a trial may be expected to need at worst
@@ -48,6 +49,8 @@ class Plan:
         usual_size: A size the user's script is known to work with, if any.
         careful: Trials run where memory must not run out: from below, and never at a size that
             could need more than the budget if memory grew faster than it did so far.
+        start: Where other searches of the same model have led to expect the answer: the first
+            trial is there. Defaults to a start from below.
     """
 
     space: SizeSpace
@@ -57,6 +60,7 @@ class Plan:
     headroom_bytes: int | None = None
     usual_size: int | None = None
     careful: bool = False
+    start: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +218,8 @@ class Search:
         if not self.trials:
             if self.plan.careful:
                 return Try(self.plan.space.first)
+            if self.plan.start is not None:
+                return Try(self._at_most(self.plan.start) or self.plan.space.first)
             # The second size tells whether the first fits too, and leaves one trial to spend.
             return Try(self.plan.space.at_most(2 * self.plan.space.first) or 0)
         if any(t.proof and not self.is_fit(t) for t in self.trials):
@@ -237,6 +243,8 @@ class Search:
                 if size is not None and size not in tried:
                     return Try(size)
             return GiveUp(self.trials[0])
+        if self._is_led and (lower := self._below(min(tried))) is not None:
+            return Try(lower)
         too_small = max(
             (t.batch_size for t in self.trials if t.outcome is Outcome.FAILED), default=0
         )
@@ -249,6 +257,20 @@ class Search:
         )
         between = self.plan.space.at_most((too_small + least.batch_size) // 2)
         return GiveUp(least) if between is None or between in tried else Try(between)
+
+    def _below(self, size: int) -> int | None:
+        """Where to look below a first size that was too large; None where there is none."""
+        aim = size / 2
+        if self.model is not None:
+            aim = self.model.largest_within(self.target_bytes)
+        return self._at_most(min(aim * (1 - self.plan.precision), size - 1))
+
+    def is_near(self, batch_size: int) -> bool:
+        """Whether the size is near the answer, as far as one can know."""
+        if self.plan.start is not None:
+            return True
+        known = self.model is not None and len(self.model.points) > 1
+        return known and self.estimate is not None and batch_size >= NEAR * self.estimate
 
     def _larger(self) -> int | None:
         """A larger size worth trying; None when the largest that fits is near enough."""
@@ -267,11 +289,13 @@ class Search:
         if model is not None:
             aim = model.largest_within(self.target_bytes)
             gain = aim * (1 - self.plan.precision / 2) - low
-            seasoned = len(model.points) > 1 or self.fails is not None
+            seasoned = len(model.points) > 1 or self.fails is not None or self._is_led
             if seasoned and self.plan.precision and gain < max(1.0, self._worth_a_trial(aim) * low):
                 assert self.plan.budget_bytes is not None
                 left = self.target_bytes - model.predict(low)
-                if left < NEAR_BUDGET * self.plan.budget_bytes * max(1, self._near(aim) - 1):
+                # Of a search that is led the model is no guess: what is left is scatter.
+                worth = NEAR_BUDGET * self.plan.budget_bytes * max(1, self._near(aim) - 1)
+                if self._is_led or left < worth:
                     return None
             for size in self._wishes(model, low, high):
                 if self._affordable(size):
@@ -340,7 +364,7 @@ class Search:
         # Far from what is known, keep step with doubling: a jump that fails costs less then.
         doublings = int(size // self.plan.space.first).bit_length() - 1
         in_step = self.plan.space.first << doublings
-        known = len(model.points) > 1 and size >= EXPLORING * aim
+        known = (len(model.points) > 1 or self._is_led) and size >= EXPLORING * aim
         sizes = [size, in_step] if known else [in_step, size]
         allowed = [self._at_most(min(each, high - 1)) for each in sizes]
         return [each for each in allowed if each is not None and low < each < high]
@@ -375,6 +399,11 @@ class Search:
         return Prove(lower)
 
     # -- what it may cost --------------------------------------------------------------------
+
+    @property
+    def _is_led(self) -> bool:
+        """Other searches have told where to start."""
+        return self.plan.start is not None
 
     @property
     def _upper(self) -> int:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import keras
 import msgspec
 
 from autobatch import live_search
+from autobatch.bucket_options import BucketOptions
+from autobatch.bucket_records import BucketResult
 from autobatch.engine import (
     accumulation,
     fit_call,
@@ -18,7 +21,7 @@ from autobatch.engine import (
     tensorboard,
 )
 from autobatch.engine.fit_call import FitCall
-from autobatch.engine.late_batches import LateBatches, LateSize
+from autobatch.engine.late_batches import LateBatches, LateBuckets, LateSize
 from autobatch.errors import UsageError
 from autobatch.events import Observer, ignore
 from autobatch.options import ProbeOptions
@@ -60,6 +63,13 @@ class AutoBatch(keras.callbacks.Callback):  # type: ignore[misc]
             `"auto"`.
         observer: Told each event (`autobatch.events`) of the search as it happens. Defaults to
             nobody.
+        bucket_boundaries: The first length of each bucket but the first: `batch` then puts samples
+            into buckets by length, and a size is found for each, in workers. `"auto"` chooses
+            those that leave the least padding. Defaults to one size for all.
+        max_length: With buckets, the greatest length. Defaults to the data's longest, where it can
+            be read without changing what it gives next.
+        on_too_long: With buckets, what becomes of longer samples: `"error"`, `"truncate"` or
+            `"drop"`. Defaults to `"error"`.
         target_batch_size: The batch size of a step of the optimizer, where that may be more than
             fits: the largest micro-batch is sought that divides it, and the optimizer adds the
             gradients of several up. Defaults to steps of one batch.
@@ -67,7 +77,7 @@ class AutoBatch(keras.callbacks.Callback):  # type: ignore[misc]
             `multiple_of`, `headroom` or `learning_rate_rule`.
 
     Attributes:
-        result: The `ProbeResult` of the last search; None before.
+        result: The `ProbeResult` of the last search, with buckets its `BucketResult`; None before.
 
     Raises:
         UsageError: An argument makes no sense.
@@ -85,6 +95,9 @@ class AutoBatch(keras.callbacks.Callback):  # type: ignore[misc]
         base_learning_rate: float | None = None,
         isolation: str = "auto",
         target_batch_size: int | None = None,
+        bucket_boundaries: Iterable[int] | str | None = None,
+        max_length: int | None = None,
+        on_too_long: str = "error",
         observer: Observer = ignore,
         **options: Any,
     ) -> None:
@@ -108,12 +121,27 @@ class AutoBatch(keras.callbacks.Callback):  # type: ignore[misc]
         self._options = ProbeOptions.checked(**options)
         self._isolation, self._observer = isolation, observer
         self._size = LateSize()
+        self._wanted: BucketOptions | None = None
+        self._buckets = LateBuckets()
+        if bucket_boundaries is not None:
+            if target_batch_size is not None:
+                raise UsageError(
+                    "bucket_boundaries and target_batch_size do not go together: a step of the "
+                    "optimizer takes one batch of a bucket. Leave one out."
+                )
+            self._wanted = BucketOptions.checked(
+                boundaries=bucket_boundaries, max_length=max_length, on_too_long=on_too_long
+            )
+            if isinstance(self._wanted.boundaries, tuple):
+                self._buckets.boundaries = self._wanted.boundaries
+            self._buckets.max_length = max_length
+            self._buckets.on_too_long = on_too_long
         self._began = False  # this `fit` has had its search
         self._searched: tuple[Any, ...] | None = None  # what for
         self._scaled: Any = None  # the optimizer whose rate is ours, and for which size
         self._scaled_to: int | None = None
         self._guard: guard.Guard | None = None
-        self.result: ProbeResult | None = None
+        self.result: ProbeResult | BucketResult | None = None
 
     def batch(
         self,
@@ -138,6 +166,13 @@ class AutoBatch(keras.callbacks.Callback):  # type: ignore[misc]
         Raises:
             UsageError: The data is of another kind.
         """
+        if self._wanted is not None:
+            if shuffle or batched:
+                raise UsageError(
+                    "With bucket_boundaries finder.batch takes a dataset of samples: shuffle it by "
+                    "its own shuffle(), and leave batched out."
+                )
+            return late_sources.late_buckets(data, self._size, self._buckets, sample=sample)
         return late_sources.late_batches(
             data, self._size, batched=batched, shuffle=shuffle, sample=sample
         )
@@ -185,9 +220,15 @@ class AutoBatch(keras.callbacks.Callback):  # type: ignore[misc]
             accumulation.unwrap(self.model)
             self.result = self._scale(self._search(late))
             self._searched = what
-            if self._options.target_batch_size is not None:
+            if isinstance(self.result, ProbeResult) and self._options.target_batch_size is not None:
                 accumulation.set_steps(self.model, self.result.gradient_accumulation_steps)
-        self._size.value = self.result.batch_size * live_search.replicas(self.model)
+        if isinstance(self.result, BucketResult):
+            self._buckets.boundaries = self.result.boundaries
+            self._buckets.max_length = self.result.max_length
+            self._size.buckets = self.result.batch_sizes
+            self._size.value = _samples_a_step(self.result)
+        else:
+            self._size.value = self.result.batch_size * live_search.replicas(self.model)
         batches = late.batches()
         if call is not None and not call.has_own_steps and same_count and batches is not None:
             call.set_steps(batches)
@@ -215,7 +256,17 @@ class AutoBatch(keras.callbacks.Callback):  # type: ignore[misc]
             late.samples,
         )
 
-    def _search(self, late: LateBatches) -> ProbeResult:
+    def _search(self, late: LateBatches) -> ProbeResult | BucketResult:
+        if self._wanted is not None:
+            return live_search.search_buckets(
+                self.model,
+                late.sample,
+                self._search_options(),
+                self._wanted,
+                lengths=late.read_lengths(),
+                isolation=self._isolation,
+                observer=self._observer,
+            )
         return live_search.search(
             self.model,
             late.sample,
@@ -246,14 +297,21 @@ class AutoBatch(keras.callbacks.Callback):  # type: ignore[misc]
             return False
         return int(keras.ops.convert_to_numpy(optimizer.iterations)) > 0
 
-    def _scale(self, result: ProbeResult) -> ProbeResult:
+    def _scale(self, result: ProbeResult | BucketResult) -> ProbeResult | BucketResult:
         optimizer = self.model.optimizer
         if self._keeps_rate():
             result = msgspec.structs.replace(result, warnings=(*result.warnings, _KEPT))
         else:
             rates.apply(self.model, result.learning_rates)
-            self._scaled, self._scaled_to = optimizer, result.global_batch_size
+            self._scaled, self._scaled_to = optimizer, _samples_a_step(result)
         return result
+
+
+def _samples_a_step(result: ProbeResult | BucketResult) -> int:
+    """What the rate stands for."""
+    if isinstance(result, BucketResult):
+        return max(1, round(result.mean_batch_size))
+    return result.global_batch_size
 
 
 _KEPT = (

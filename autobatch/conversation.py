@@ -30,11 +30,13 @@ class Ending:
         trial: For the search.
         answer: What the worker said at its end; None if nothing.
         reusable: The worker can be used for another trial.
+        step: The training step that it had begun, counted from 1; 0 before the first.
     """
 
     trial: Trial
     answer: protocol.TrialDone | protocol.Failed | None
     reusable: bool
+    step: int = 0
 
 
 class Conversation:
@@ -58,6 +60,7 @@ class Conversation:
         self._launcher, self._worker, self._device = launcher, worker, device
         self._observe, self._deadline = observer, deadline
         self._phase = "starting"
+        self._step = 0
         self._host_kills = 0
         self._prepared: protocol.Prepared | None = None
         self.asked = False
@@ -107,23 +110,24 @@ class Conversation:
         Args:
             request: The trial.
             limit: Seconds to wait.
-            passed: The largest size that ran well before; 0 for none.
+            passed: The largest extent of a trial that ran well before; 0 for none.
 
         Raises:
             OutOfTime: The probe's time is over.
         """
         self._worker.clear_log()
-        self._phase = "starting the trial"
+        self._phase, self._step = "starting the trial", 0
         self._host_kills = devices.host_oom_kills()
         self._worker.send(request)
-        answer = self._answer(request.batch_size, limit, smaller=0 < passed < request.batch_size)
+        answer = self._answer(request.batch_size, limit, smaller=0 < passed < request.extent)
         if isinstance(answer, protocol.TrialDone):
             return Ending(answer.as_trial(request), answer, reusable=True)
         assert isinstance(answer, endings.End)
         trial = endings.ended(request, answer)
         # After an XLA OOM the process aborts as soon as a variable is freed.
         doomed = trial.outcome in endings.MEMORY and self._compiled
-        return Ending(trial, answer.failed, reusable=answer.failed is not None and not doomed)
+        reusable = answer.failed is not None and not doomed
+        return Ending(trial, answer.failed, reusable, self._step)
 
     def bury(self) -> None:
         """End it and all it started; says so where something stays, or its memory does."""
@@ -167,7 +171,7 @@ class Conversation:
             except WorkerError as error:  # the user's code wrote into our pipe, say
                 return end(nonsense=error.message)
             if isinstance(message, protocol.Stage):
-                self._phase = message.stage
+                self._phase, self._step = message.stage, message.step or self._step
                 place = (message.stage, message.step, message.steps, batch_size)
                 self._observe(WorkerStage(self._worker.name, *place))
             elif isinstance(message, protocol.Imported):

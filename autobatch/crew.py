@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from autobatch import endings, protocol
-from autobatch.conversation import Conversation
+from autobatch.conversation import Conversation, Ending
 from autobatch.devices import DeviceChoice
 from autobatch.endings import LoadingFailed
 from autobatch.errors import ModelError, WorkerError
@@ -32,6 +32,7 @@ class Crew:
         observer: Told what the workers do.
         deadline: End of the probe's time, by `time.monotonic`.
         held: Descriptors to be kept open until nothing of the workers is left: of a lock, say.
+        sequences: What trials at sequence lengths need of the data; None where there are none.
     """
 
     def __init__(
@@ -44,7 +45,9 @@ class Crew:
         observer: Observer,
         deadline: float,
         held: tuple[int, ...] = (),
+        sequences: protocol.SequenceRequest | None = None,
     ) -> None:
+        self._sequences = sequences
         self._target, self.device, self._options = target, device, options
         self._environment = environment
         self._observe = observer
@@ -52,7 +55,7 @@ class Crew:
         self._launcher = Launcher(lambda name, text: observer(LogText(name, text)), held)
         self._searcher: Conversation | None = None
         self._standby: Conversation | None = None
-        self._passed = 0  # the largest size that ran well
+        self._passed = 0  # the largest extent of a trial that ran well
         self.not_a_number = False
         self.failed: protocol.Failed | None = None  # the last exception of a trial
         self.prepared: protocol.Prepared | None = None
@@ -110,6 +113,7 @@ class Crew:
         steps: int,
         trace: bool,
         enough_bytes: int | None,
+        sequence_length: int | None = None,
     ) -> Trial:
         """Run a search trial; in a new worker where the last one died of the one before."""
         if self._searcher is None:
@@ -120,33 +124,52 @@ class Crew:
             steps=steps,
             trace=trace,
             enough_bytes=enough_bytes,
+            sequence_length=sequence_length,
         )
-        trial, _, reusable = self._run(self._searcher, request)
-        if not reusable:
+        ending = self._run(self._searcher, request)
+        if not ending.reusable:
             self._bury_searcher()
-        return trial
+        return ending.trial
 
     def prove(self, batch_size: int) -> tuple[Trial, protocol.TrialDone | None]:
         """Run a proof, in a process that has run nothing before, under the real limit."""
+        ending = self._prove(
+            protocol.RunTrial(
+                batch_size=batch_size,
+                steps=self._options.proof_steps,
+                validation=self._options.validation,
+                proof=True,
+            )
+        )
+        done = ending.answer
+        return ending.trial, done if isinstance(done, protocol.TrialDone) else None
+
+    def prove_shapes(self, shapes: tuple[tuple[int, int], ...]) -> Ending:
+        """Run a proof of batches of several sizes and lengths, one step each, in one process."""
+        return self._prove(
+            protocol.RunTrial(
+                batch_size=max(size for size, _ in shapes),
+                steps=len(shapes),
+                shapes=shapes,
+                validation=self._options.validation,
+                proof=True,
+            )
+        )
+
+    def _prove(self, request: protocol.RunTrial) -> Ending:
         self._bury_searcher()  # its memory is wanted, and there is no way back to it
         worker, self._standby = self._standby or self._start(PROOF), None
-        request = protocol.RunTrial(
-            batch_size=batch_size,
-            steps=self._options.proof_steps,
-            validation=self._options.validation,
-            proof=True,
-        )
         try:
             worker = self._loaded(worker)
             self.proving = worker.loaded
         except LoadingFailed as failure:
             if failure.outcome not in endings.MEMORY:
                 raise failure.error from None
-            trial, done = endings.not_loaded(request, failure), None
+            ending = Ending(endings.not_loaded(request, failure), None, reusable=False)
         else:
-            trial, done, _ = self._run(worker, request)
+            ending = self._run(worker, request)
         worker.bury()
-        return trial, done
+        return ending
 
     def bury_all(self) -> None:
         """End every worker."""
@@ -198,6 +221,7 @@ class Crew:
             optimizer=options.optimizer,
             loss=options.loss,
             accumulates=options.target_batch_size is not None,
+            sequences=self._sequences,
         )
 
     def _prepare(self, worker: Conversation, role: str) -> protocol.Prepared:
@@ -233,14 +257,12 @@ class Crew:
             self._prepare(standby, PROOF)
         return standby
 
-    def _run(
-        self, worker: Conversation, request: protocol.RunTrial
-    ) -> tuple[Trial, protocol.TrialDone | None, bool]:
-        """The trial, what the worker said if it went through, and whether it can run another."""
-        ending = worker.run(request, self._options.timeout, passed=self._passed)
+    def _run(self, worker: Conversation, request: protocol.RunTrial) -> Ending:
+        limit = self._options.timeout * max(1, len({length for _, length in request.shapes}))
+        ending = worker.run(request, limit, passed=self._passed)
         if isinstance(ending.answer, protocol.TrialDone):
-            self._passed = max(self._passed, request.batch_size)
+            self._passed = max(self._passed, request.extent)
             self.not_a_number |= ending.answer.not_a_number
-            return ending.trial, ending.answer, True
-        self.failed = ending.answer or self.failed
-        return ending.trial, None, ending.reusable
+        else:
+            self.failed = ending.answer or self.failed
+        return ending

@@ -102,6 +102,7 @@ def ended(request: protocol.RunTrial, end: End) -> Trial:
         why=found.told,
         phase=failed.phase if failed else end.phase,
         proof=request.proof,
+        sequence_length=request.sequence_length,
     )
 
 
@@ -113,6 +114,7 @@ def not_loaded(request: protocol.RunTrial, failure: LoadingFailed) -> Trial:
         why=failure.error.message,
         phase="loading",
         proof=request.proof,
+        sequence_length=request.sequence_length,
     )
 
 

@@ -49,10 +49,19 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class TrialStarted:
-    """A trial begins."""
+    """A trial begins.
+
+    Attributes:
+        sequence_length: Of its samples; None where lengths are not told apart, and in a proof of
+            several.
+        buckets: How many sizes, each with a length of its own, are proven together; then
+            `batch_size` is the largest.
+    """
 
     batch_size: int
     proof: bool
+    sequence_length: int | None = None
+    buckets: int = 1
 
 
 @dataclass(frozen=True, slots=True)

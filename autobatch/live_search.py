@@ -8,10 +8,13 @@ from typing import Any
 import msgspec
 import tensorflow as tf
 
-from autobatch import learning_rate, probing, searching
+from autobatch import bucket_probing, learning_rate, probing, searching
+from autobatch.bucket_options import BucketOptions
+from autobatch.bucket_records import BucketResult
 from autobatch.engine import accumulation, in_process, optimizers, snapshot, training
 from autobatch.errors import DeviceError, ModelError, UsageError
 from autobatch.events import Notice, Observer
+from autobatch.length_buckets import Lengths
 from autobatch.options import ProbeOptions
 from autobatch.records import ProbeResult
 from autobatch.targets import LiveTraining
@@ -59,6 +62,41 @@ def search(
             return _search_here(live, options, observer)
 
 
+def search_buckets(
+    model: Any,
+    sample: Any,
+    options: ProbeOptions,
+    wanted: BucketOptions,
+    *,
+    lengths: Lengths | None,
+    isolation: str,
+    observer: Observer,
+) -> BucketResult:
+    """The same for buckets of sequence lengths; in workers alone.
+
+    Args:
+        model, sample, options, isolation, observer: As for `search`.
+        wanted: Which buckets.
+        lengths: Of all samples; None where unknown.
+
+    Raises:
+        UsageError: Trials cannot run in workers.
+        AutobatchError: As `autobatch.probe_buckets`.
+    """
+    if replicas(model) > 1 or _in_process(model, options, isolation):
+        raise UsageError(
+            "Buckets are proven in a worker process, and for one replica: here TensorFlow holds "
+            "the GPU already, or there are several replicas. Find the sizes beforehand with "
+            "autobatch.probe_buckets, and batch with autobatch.bucket_by_sequence_length."
+        )
+    live = LiveTraining(model, sample, samples=None, batch_size=None, lengths=lengths)
+    with snapshot.random_numbers_as_before():
+        fields = _of_workers(model, options)
+        return bucket_probing.find_buckets(
+            live, (), observer, ProbeOptions.checked(**fields), wanted
+        )
+
+
 def replicas(model: Any) -> int:
     """Copies of the model that its strategy trains side by side."""
     return int(model.distribute_strategy.num_replicas_in_sync)
@@ -79,13 +117,18 @@ def _search_here(live: LiveTraining, options: ProbeOptions, observer: Observer) 
 def _search_in_workers(
     live: LiveTraining, options: ProbeOptions, observer: Observer
 ) -> ProbeResult:
+    return probing.probe(live, observer=observer, **_of_workers(live.model, options))
+
+
+def _of_workers(model: Any, options: ProbeOptions) -> dict[str, Any]:
+    """The options of a probe whose workers run beside this process."""
     fields = msgspec.structs.asdict(options)
     fields["device"] = "gpu" if tf.config.get_visible_devices("GPU") else "cpu"
-    emulated = in_process.budget_beside(live.model)
+    emulated = in_process.budget_beside(model)
     if emulated is not None:
         asked = options.memory_limit
         fields["memory_limit"] = str(min(emulated, parse_bytes(asked)) if asked else emulated)
-    return probing.probe(live, observer=observer, **fields)
+    return fields
 
 
 def _unsendable(error: ModelError) -> ModelError:

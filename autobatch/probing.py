@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import time
-from dataclasses import replace
 from typing import Any
 
 import msgspec
 
-from autobatch import devices, neighbours, protocol, signature, targets
+from autobatch import devices, protocol, signature
 from autobatch.batch_search import Done, GiveUp, Plan, Search
-from autobatch.conversation import OutOfTime
 from autobatch.crew import Crew
-from autobatch.device_lock import DeviceLocks
-from autobatch.endings import wrong_backend
-from autobatch.errors import DeviceChangedError, DeviceError, NoGpuError
 from autobatch.events import Notice, Observer, ignore
+from autobatch.in_workers import InWorkers
 from autobatch.keeping import Earlier, Keeper
 from autobatch.options import ProbeOptions
-from autobatch.records import Device, Outcome, ProbeResult, ProofKind, Trial
-from autobatch.searching import Searching, told_what_was_tried, version
-from autobatch.units import format_bytes
-
-CHANGES = 2  # of the device until a probe gives up: each begins the search anew
+from autobatch.records import Outcome, ProbeResult, Trial
+from autobatch.searching import told_what_was_tried, version
 
 
 def probe(
@@ -58,7 +50,32 @@ def probe(
         result = autobatch.probe("model.py:build_model", memory_limit="512MiB")
         print(result.batch_size, result.learning_rate)
     """
-    run = _Probe(target, tuple(arguments), observer, ProbeOptions.checked(**options))
+    return find_one(target, arguments, observer, ProbeOptions.checked(**options))
+
+
+class Bucketed(Exception):  # noqa: N818 - an answer to whom it is of use
+    """The target's data is in buckets by length, each with a batch size of its own."""
+
+
+def find_one(
+    target: Any,
+    arguments: tuple[str, ...],
+    observer: Observer,
+    options: ProbeOptions,
+    *,
+    bucketed_too: bool = True,
+) -> ProbeResult:
+    """`probe`, with its options checked.
+
+    Args:
+        target, arguments, observer, options: As `probe` takes them.
+        bucketed_too: Find one size, that of the longest sequence, also for data in buckets.
+            Defaults to yes.
+
+    Raises:
+        Bucketed: The data is, and no one size is wanted for it.
+    """
+    run = _Probe(target, tuple(arguments), observer, options, bucketed_too)
     try:
         with told_what_was_tried(run):
             return run.run()
@@ -66,145 +83,39 @@ def probe(
         run.keeper.close()
 
 
-class _Changed(Exception):  # noqa: N818 - ends a search, not the probe
-    """Others took or freed the device's memory."""
-
-
-class _Probe(Searching):
-    """A search in workers, which load the target themselves."""
+class _Probe(InWorkers[ProbeResult]):
+    """The search for one batch size, which earlier probes may have made."""
 
     def __init__(
-        self, target: Any, arguments: tuple[str, ...], observer: Observer, options: ProbeOptions
+        self,
+        target: Any,
+        arguments: tuple[str, ...],
+        observer: Observer,
+        options: ProbeOptions,
+        bucketed_too: bool,
     ) -> None:
-        super().__init__(observer, options, kind=ProofKind.FRESH_PROCESS)
-        self._target = targets.resolve(target, arguments, run_as=options.run_as)
-        self._device = devices.choose(options)
-        self._lock = DeviceLocks(
-            devices.gpu_identities(self._device.indices) if self._device.kind == "gpu" else (),
-            options.device_wait,
-            lambda text: observer(Notice(text)),
-        )
-        self._environment = targets.literal_environment(self._target)
-        self._watch = neighbours.Watch(lambda: set())
-        self._said: list[str] = []  # of what others did to the device
+        super().__init__(target, arguments, observer, options)
+        self._bucketed_too = bucketed_too
         self._recalled = False  # the answer is that of an earlier probe
         self.keeper = Keeper(self._target, options, observer)
 
-    def run(self) -> ProbeResult:
-        """Load, search, prove, report."""
-        _require_tensorflow()
-        self._check_backend()
-        with self._lock:
-            self._started = time.monotonic()  # waiting for others takes nothing of our time
-            if self._options.wait_for_idle is not None and self._device.kind == "gpu":
-                neighbours.wait_for_idle(
-                    self._options.wait_for_idle,
-                    self._device.indices,
-                    os.environ,
-                    on_wait=lambda text: self._observe(Notice(text)),
-                )
-                self._started = time.monotonic()
-            return self._run(self._lock.held)
-
-    def _run(self, held: tuple[int, ...]) -> ProbeResult:
-        with Crew(
-            self._target,
-            self._device,
-            self._options,
-            environment=self._environment,
-            observer=self._observe,
-            deadline=self._started + self._options.total_timeout,
-            held=held,
-        ) as crew:
-            self._watch = neighbours.Watch(lambda: crew.pids)
-            try:
-                while True:
-                    try:
-                        return self._search(crew)
-                    except _Changed as change:
-                        self._begin_anew(crew, str(change))
-            finally:
-                self._watch.end()
-
     def _search(self, crew: Crew) -> ProbeResult:
-        """One search, with the device as it is now."""
-        if self._device.kind == "gpu":
-            self._watch.begin()
         prepared = self._prepare(crew)
+        if prepared.bucket_boundaries and not self._bucketed_too:
+            listed = ", ".join(map(str, prepared.bucket_boundaries))
+            raise Bucketed(
+                f"The script buckets its data by length, at {listed}: each bucket gets a size of "
+                "its own."
+            )
         result = self.search_with(crew, prepared, self._describe(prepared, crew))
-        if self._device.kind == "gpu":
-            crew.bury_all()
-            if said := self._watch.changed_in_all():
-                raise _Changed(said)
+        self._check_at_the_end(crew)
         worth_keeping = not (self._hurried or self._recalled or self._said)
         self.keeper.finish(result, prepared.model, self.search if worth_keeping else None)
         return msgspec.structs.replace(result, warnings=(*result.warnings, *self.keeper.warnings))
 
-    def _check_device(self) -> None:
-        """Whether the last trial says something of the device as it is."""
-        if said := self._watch.changed():
-            raise _Changed(said)
-
-    def _begin_anew(self, crew: Crew, said: str) -> None:
-        """Throw away what was measured on a device that is another one now."""
-        crew.bury_all()
-        crew.proving = None
-        self._said.append(said)
+    def _forget(self) -> None:
         self._recalled, self._earlier, self._refuted = False, 0, ()
         self.keeper.begin_anew()
-        if len(self._said) > CHANGES:
-            raise DeviceChangedError(
-                f"The device changed {len(self._said)} times while the probe ran: "
-                f"{'; '.join(self._said)}. Its memory is not the training's alone: end the other "
-                "programs, wait for them (--wait-for-idle), or set aside what they need with "
-                "--memory-limit."
-            )
-        self._observe(Notice(f"The device changed: {said}. Searching anew."))
-
-    # -- before ------------------------------------------------------------------------------
-
-    def _check_backend(self) -> None:
-        wanted = self._environment.get("KERAS_BACKEND", os.environ.get("KERAS_BACKEND"))
-        if self._options.backend is not None:
-            self._environment["KERAS_BACKEND"] = self._options.backend
-        elif wanted not in (None, "", "tensorflow"):
-            raise wrong_backend(str(wanted))
-
-    def _prepare(self, crew: Crew) -> protocol.Prepared:
-        try:
-            return self._first_worker(crew)
-        except OutOfTime:
-            raise self._too_slow() from None
-
-    def _first_worker(self, crew: Crew) -> protocol.Prepared:
-        try:
-            return crew.prepare()
-        except NoGpuError:
-            if not self._device.fallback:
-                raise
-            self._observe(Notice("TensorFlow sees no GPU: the CPU is probed instead."))
-            self._device = devices.cpu(self._device.budget_bytes)
-            crew.move_to(self._device)
-            self._lock.release()
-            return crew.prepare()
-
-    def _describe(self, prepared: protocol.Prepared, crew: Crew) -> Device:
-        limits = (self._device.budget_bytes, prepared.user_limit_bytes, prepared.limit_bytes)
-        budget = min(limit for limit in limits if limit)
-        if prepared.user_limit_bytes is not None:  # the proof keeps it, search trials need not
-            self._device = crew.device = replace(self._device, budget_bytes=budget)
-        self._tight = prepared.limit_bytes <= budget
-        self._watch.start(prepared.bus_ids)
-        return Device(
-            name=prepared.device_name,
-            kind=self._device.kind,
-            index=self._device.index if self._device.kind == "gpu" else None,
-            limit_bytes=prepared.limit_bytes,
-            budget_bytes=budget,
-            replicas=prepared.replicas,
-            allocator=prepared.allocator,
-            neighbours=self._watch.neighbours,
-        )
 
     # -- what earlier probes left ------------------------------------------------------------
 
@@ -267,30 +178,5 @@ class _Probe(Searching):
         for trial in trials:
             self._tell(self.search.add(trial))
 
-    def _check_proof(self, crew: Crew) -> None:
-        """Whether the proof's process could use what the search's could, by TensorFlow's word."""
-        if self._device.kind != "gpu" or crew.proving is None or crew.prepared is None:
-            return
-        there, then = crew.proving.limit_bytes, crew.prepared.limit_bytes
-        if self._device.budget_bytes is None and abs(there - then) > neighbours.LEAST_CHANGE:
-            raise _Changed(
-                f"a training could use {format_bytes(then)} when the search began, and "
-                f"{format_bytes(there)} when its answer was to be proven"
-            )
-
     def _kept(self, trial: Trial) -> None:
         self.keeper.add(trial)
-
-    def _more_warnings(self) -> tuple[str, ...]:
-        return (
-            *(f"While the probe ran, {said}; the search began anew." for said in self._said),
-            *neighbours.warnings(self._watch.neighbours),
-        )
-
-
-def _require_tensorflow() -> None:
-    if importlib.util.find_spec("tensorflow") is None:
-        raise DeviceError(
-            "TensorFlow is not installed here. Take the build for this machine: "
-            "pip install 'keras-autobatch[gpu]' or pip install 'keras-autobatch[cpu]'."
-        )

@@ -21,6 +21,7 @@ import msgspec
 
 from autobatch import records
 from autobatch.errors import WorkerError
+from autobatch.length_buckets import Lengths
 from autobatch.records import OptimizerInfo, Outcome, Trial
 
 MAX_MESSAGE_BYTES = 1 << 30  # a pickled closure may hold data; more than this is no message
@@ -69,11 +70,25 @@ class DeviceRequest(msgspec.Struct, frozen=True, kw_only=True):
     fail_fast: bool = False
 
 
+class SequenceRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Trials will be at sequence lengths of their own: make rows of any length of the data.
+
+    Attributes:
+        max_length: The greatest length of a trial; None for the data's own longest.
+        inputs: `NAME` or `NAME:AXIS` of inputs, where their shapes do not say which dimension
+            is the sequence.
+    """
+
+    max_length: int | None = None
+    inputs: tuple[str, ...] = ()
+
+
 class Prepare(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Load the model and the data, and say what they are.
 
     Attributes:
         accumulates: Trials add the gradients of micro-batches up, which takes memory.
+        sequences: What trials at sequence lengths need; None where lengths are not told apart.
     """
 
     target: Target
@@ -85,6 +100,7 @@ class Prepare(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     optimizer: str | None = None
     loss: str | None = None
     accumulates: bool = False
+    sequences: SequenceRequest | None = None
 
 
 class RunTrial(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -98,6 +114,8 @@ class RunTrial(msgspec.Struct, frozen=True, kw_only=True, tag=True):
             second epoch.
         trace: Also say what one step needs once fragmentation is counted.
         enough_bytes: Stop after a step that needed more than this: more is not asked.
+        sequence_length: Of every sample; None where lengths are not told apart.
+        shapes: Batch size and sequence length of each step in turn, where they are to differ.
     """
 
     batch_size: int
@@ -106,6 +124,14 @@ class RunTrial(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     proof: bool = False
     trace: bool = False
     enough_bytes: int | None = None
+    sequence_length: int | None = None
+    shapes: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def extent(self) -> int:
+        """Samples, or tokens where lengths are told apart: of two trials, which is the larger."""
+        each = self.shapes or ((self.batch_size, self.sequence_length or 1),)
+        return max(size * length for size, length in each)
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -170,6 +196,10 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         user_limit_bytes: A memory limit that the user's code sets on a GPU.
         allocator: The GPU's, and whether it grows; empty for the CPU.
         bus_ids: PCI bus ids of the GPUs in use, as far as TensorFlow tells them.
+        lengths: Of the data's sequences; None where it was made up, or they were not asked for.
+        max_length: The greatest length that trials can have; None where lengths are not told apart.
+        bucket_boundaries, bucket_batch_sizes: The script's own, where it buckets its data by
+            length.
     """
 
     model: str
@@ -189,6 +219,10 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     user_limit_bytes: int | None = None
     allocator: str = ""
     bus_ids: tuple[str, ...] = ()
+    lengths: Lengths | None = None
+    max_length: int | None = None
+    bucket_boundaries: tuple[int, ...] = ()
+    bucket_batch_sizes: tuple[int, ...] = ()
 
 
 class TrialDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -228,6 +262,7 @@ class TrialDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
             needed_bytes=self.needed_bytes,
             step_seconds=self.step_seconds,
             proof=request.proof,
+            sequence_length=request.sequence_length,
         )
 
 

@@ -64,6 +64,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         batch_size: Samples a step.
+        sequence_length: Of every sample in it; None where lengths are not told apart.
         outcome: How it ended.
         peak_bytes: The largest of `step_peak_bytes`; None where no step ended.
         other_peak_bytes: Most bytes in use outside the training steps: while data is moved, and
@@ -92,6 +93,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     why: str | None = None
     phase: str | None = None
     proof: bool = False
+    sequence_length: int | None = None
 
     @property
     def step_bytes(self) -> int | None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from autobatch.bucket_records import BucketResult
 from autobatch.errors import UsageError
 from autobatch.options import ProbeOptions
 from autobatch.records import ProbeResult
@@ -18,14 +19,17 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     """What a probe found for one call of `fit`.
 
     Attributes:
-        batch_size: The answer.
+        batch_size: The answer; of buckets, the mean that the rate is scaled to.
         base_batch_size: What the script trains with.
         optimizers: Attributes of the optimizers that the training applies.
+        bucket_boundaries, bucket_batch_sizes: Where the script buckets its data by length.
     """
 
     batch_size: int
     base_batch_size: int
     optimizers: tuple[str, ...]
+    bucket_boundaries: tuple[int, ...] = ()
+    bucket_batch_sizes: tuple[int, ...] = ()
 
 
 class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,13 +52,19 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     batch_size_only: bool = False
 
 
-def found(result: ProbeResult) -> Found:
+def found(result: ProbeResult | BucketResult) -> Found:
     """The part of a result that the training needs."""
-    return Found(
-        batch_size=result.batch_size,
-        base_batch_size=result.base_batch_size or 32,
-        optimizers=tuple(rate.optimizer for rate in result.learning_rates),
-    )
+    optimizers = tuple(rate.optimizer for rate in result.learning_rates)
+    base = result.base_batch_size or 32
+    if isinstance(result, BucketResult):
+        return Found(
+            batch_size=max(1, round(result.mean_batch_size)),
+            base_batch_size=base,
+            optimizers=optimizers,
+            bucket_boundaries=result.boundaries,
+            bucket_batch_sizes=result.batch_sizes,
+        )
+    return Found(batch_size=result.batch_size, base_batch_size=base, optimizers=optimizers)
 
 
 def require_script(target: str) -> None:
@@ -71,8 +81,7 @@ def require_script(target: str) -> None:
 
 
 def describe(
-    batch_size: int,
-    own_batch_size: int,
+    found: Found,
     rates: Sequence[tuple[float, float, str]] = (),
     *,
     scheduled: bool = False,
@@ -81,12 +90,20 @@ def describe(
     """What was changed, in a line.
 
     Args:
-        batch_size, own_batch_size: Now, and in the script.
+        found: What the training gets.
         rates: Now, in the script, and the rule, of each optimizer whose rate is scaled.
         scheduled: The rates are those that schedules start with.
         would: It is only said, not done.
     """
-    if batch_size == own_batch_size:
+    batch_size, own_batch_size = found.batch_size, found.base_batch_size
+    if found.bucket_batch_sizes:
+        trains = "would train" if would else "trains"
+        sizes = ", ".join(map(str, found.bucket_batch_sizes))
+        said = (
+            f"fit {trains} with the batch sizes {sizes} in its buckets, {batch_size} samples a "
+            f"step on average instead of {own_batch_size}"
+        )
+    elif batch_size == own_batch_size:
         keeps = "would keep" if would else "keeps"
         said = f"fit {keeps} its batch size, {batch_size}: it is the largest that is safe"
     else:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import msgspec
 
+from autobatch.as_trained import find_sizes
+from autobatch.bucket_records import BucketResult
 from autobatch.events import Observer, ignore
 from autobatch.options import ProbeOptions
-from autobatch.probing import probe
 from autobatch.records import ProbeResult
 
 
@@ -19,7 +20,7 @@ def find(
     *,
     fit_call: int | None = None,
     observer: Observer = ignore,
-) -> ProbeResult:
+) -> ProbeResult | BucketResult:
     """Probe one call of `fit` in a script.
 
     Args:
@@ -33,4 +34,4 @@ def find(
         AutobatchError: As `autobatch.probe` does.
     """
     given = msgspec.structs.asdict(options) | {"fit_call": fit_call or options.fit_call}
-    return probe(script, arguments=tuple(arguments), observer=observer, **given)
+    return find_sizes(script, arguments=tuple(arguments), observer=observer, **given)

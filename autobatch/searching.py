@@ -21,7 +21,6 @@ from autobatch.records import Device, LearningRate, Outcome, ProbeResult, Proof,
 from autobatch.sizes import LARGEST, SizeSpace
 
 SMALL_STEPS = 3  # of a trial far from the answer: tracing and slots, then two steady ones
-NEAR = 0.5  # of the size aimed at: from here on fragmentation and scatter are wanted too
 DEFAULT_BASE_BATCH_SIZE = 32  # Keras's own
 
 
@@ -98,6 +97,11 @@ class Searching:
         self._tight = False  # search trials have no more than the budget: peaks tell less
         self._hurried = False  # the time did not reach for all that the search would have tried
         self.search = Search(Plan(SizeSpace()))
+
+    @property
+    def tried(self) -> tuple[Trial, ...]:
+        """All trials so far."""
+        return self.search.trials
 
     def search_with(
         self, trials: Trials, prepared: protocol.Prepared, device: Device
@@ -195,11 +199,9 @@ class Searching:
             enough=self._enough,
         )[1]
 
-    def _try(self, runs: Trials, batch_size: int) -> Trial:
-        self._observe(TrialStarted(batch_size, proof=False))
-        model, aim = self.search.model, self.search.estimate
-        seasoned = model is not None and len(model.points) > 1
-        near = seasoned and aim is not None and batch_size >= NEAR * aim
+    def _try(self, runs: Trials, batch_size: int, sequence_length: int | None = None) -> Trial:
+        self._observe(TrialStarted(batch_size, proof=False, sequence_length=sequence_length))
+        near = self.search.is_near(batch_size)
         steps = self._options.steps if near else min(SMALL_STEPS, self._options.steps)
         trial = runs.measure(
             batch_size,
@@ -327,10 +329,10 @@ def told_what_was_tried(run: Searching) -> Iterator[None]:
     try:
         yield
     except AutobatchError as error:
-        error.trials = error.trials or run.search.trials
+        error.trials = error.trials or run.tried
         raise
     except KeyboardInterrupt:
-        raise ProbeInterrupted("Interrupted.", trials=run.search.trials) from None
+        raise ProbeInterrupted("Interrupted.", trials=run.tried) from None
 
 
 def rate_fields(rates: tuple[LearningRate, ...]) -> dict[str, Any]:

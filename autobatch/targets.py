@@ -215,12 +215,19 @@ class LiveTraining:
         sample: Some rows of its training data, as nested numpy arrays.
         samples: Rows in an epoch; None where unknown.
         batch_size: The user's own; None where there is none.
+        lengths: Of its sequences (`length_buckets.Lengths`); None where unknown.
     """
 
     def __init__(
-        self, model: Any, sample: Any, *, samples: int | None, batch_size: int | None
+        self,
+        model: Any,
+        sample: Any,
+        *,
+        samples: int | None,
+        batch_size: int | None,
+        lengths: Any = None,
     ) -> None:
-        self.model, self.sample = model, sample
+        self.model, self.sample, self.lengths = model, sample, lengths
         self.samples, self.batch_size = samples, batch_size
 
 
@@ -249,7 +256,11 @@ def _sent(target: Any) -> bytes:
             target = _pickled_model(target)
         if live is not None:
             target = LiveTraining(
-                target, live.sample, samples=live.samples, batch_size=live.batch_size
+                target,
+                live.sample,
+                samples=live.samples,
+                batch_size=live.batch_size,
+                lengths=live.lengths,
             )
         return pickled(target)
     except UsageError:

@@ -101,5 +101,30 @@ def test_a_search_in_the_process_that_trains_never_meets_the_limit_and_a_later_l
 
 
 @pytest.mark.tensorflow
+def test_samples_go_into_buckets_each_of_its_own_size() -> None:
+    found = sample("callback_buckets.py", mebibytes=512)
+    boundaries, longest, sizes = found[0]
+    assert (boundaries, longest) == ([12, 30], 40)
+    assert sizes == [64, 64, 64]  # the maximum, far below what fits
+    kind, counts = found[1]
+    assert kind == "fresh_process"
+    assert counts[0] == 400
+    assert sum(counts) == 600
+    rate, mean = found[2]
+    steps = sum(count / 64 for count in counts)
+    assert mean == pytest.approx(600 / steps, rel=0.01)
+    assert rate == pytest.approx(0.01 * round(mean) / 16, rel=1e-4)  # SGD: linear
+    assert found[3] == [[64, 64, 64], 40]
+    assert found[4] == [True, 2]  # all rows in each of two epochs, whatever order
+    said = [message for (message,) in found[5:]]
+    for words, message in zip(
+        ("has been batched", "do not go together", "increase", "proven in a worker process"),
+        said,
+        strict=True,
+    ):
+        assert words in message
+
+
+@pytest.mark.tensorflow
 def test_the_readmes_snippets_run() -> None:
-    assert sample("readme_callback.py") == [[24, 1], [24, 1], [24, 4]]
+    assert sample("readme_callback.py") == [[24, 1], [24, 1], [24, 4], [8] * 5]

@@ -122,20 +122,34 @@ def test_signals_reach_the_script_itself(tmp_path):
     assert end(process)[:2] == (5, "heard\n")
 
 
+def sizes(batch_size, base_batch_size, *buckets):
+    return Found(
+        batch_size=batch_size,
+        base_batch_size=base_batch_size,
+        optimizers=(),
+        bucket_batch_sizes=buckets,
+    )
+
+
 def test_what_is_said_fits_what_was_done():
-    line = describe(259, 64, [(0.002, 0.001, "sqrt")])
+    line = describe(sizes(259, 64), [(0.002, 0.001, "sqrt")])
     assert line == (
         "fit trains with batch size 259 instead of 64, learning rate 0.002 instead of 0.001 "
         "(sqrt rule)"
     )
-    assert describe(64, 64) == "fit keeps its batch size, 64: it is the largest that is safe"
-    assert describe(9, 8, [(0.1, 0.1, "none")]) == "fit trains with batch size 9 instead of 8"
+    assert describe(sizes(64, 64)) == "fit keeps its batch size, 64: it is the largest that is safe"
+    line = describe(sizes(9, 8), [(0.1, 0.1, "none")])
+    assert line == "fit trains with batch size 9 instead of 8"
+    assert describe(sizes(40, 24, 90, 30), would=True) == (
+        "fit would train with the batch sizes 90, 30 in its buckets, 40 samples a step on average "
+        "instead of 24"
+    )
 
 
 def test_the_readme_says_what_there_is():
     text = (ROOT / "README.md").read_text()
     section = text.split("## Train with it at once")[1].split("\n## ")[0]
-    assert f"autobatch: {describe(259, 64, [(0.00201, 0.001, 'sqrt')])}." in section
+    assert f"autobatch: {describe(sizes(259, 64), [(0.00201, 0.001, 'sqrt')])}." in section
     lines = [line for block in re.findall(r"```sh\n(.*?)```", section, re.S) for line in
              block.splitlines()]  # fmt: skip
     assert lines

@@ -48,7 +48,22 @@ def test_each_script_is_probed_to_a_proven_size(script: Script) -> None:
         options += ("--backend", "tensorflow")
     code, answer = probe(path, *options, arguments=script.arguments)
     assert code == 0, answer
-    check(script, answer)
+    (check_buckets if "bucketed" in script.traits else check)(script, answer)
+
+
+def check_buckets(script: Script, answer: dict[str, Any]) -> None:
+    """Hold the answer for a script with buckets of its own against what is known of it."""
+    assert answer["kind"] == "buckets"
+    sizes = [bucket["batch_size"] for bucket in answer["buckets"]]
+    assert sizes == [MAXIMUM] * (len(answer["boundaries"]) + 1)
+    assert {bucket["limited_by"]["kind"] for bucket in answer["buckets"]} == {"maximum"}
+    proofs = [trial for trial in answer["trials"] if trial.get("proof")]
+    ends = [bucket["longest"] for bucket in answer["buckets"]]
+    assert [trial["sequence_length"] for trial in proofs] == ends
+    assert answer["base_batch_size"] == script.base_batch_size
+    assert sum(bucket["samples"] for bucket in answer["buckets"]) == script.samples
+    assert {each["rule"] for each in answer["learning_rates"]} == {script.rule}
+    assert "unequal shapes" not in " ".join(answer["warnings"])
 
 
 def check(script: Script, answer: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from autobatch.cli.buckets import buckets
 from autobatch.cli.cache import cache
 from autobatch.cli.devices import devices
 from autobatch.cli.group import Commands
@@ -21,5 +22,5 @@ def main() -> None:
     learning rate to it."""
 
 
-for _command in (probe, run, devices, scale_lr, cache):
+for _command in (probe, buckets, run, devices, scale_lr, cache):
     main.add_command(_command)

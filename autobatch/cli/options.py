@@ -71,12 +71,6 @@ _PROBE = (
         help="Only powers of two.  [default: any size]",
     ),
     _option(
-        "--target-batch-size",
-        type=int,
-        help="Of a step of the optimizer: find the largest micro-batch that divides it, and add "
-        "gradients up.  [default: none; a step takes one batch]",
-    ),
-    _option(
         "--precision",
         type=float,
         help="Share of the answer that may be left on the table; 0 for the exact size.  [default: "
@@ -126,11 +120,6 @@ _PROBE = (
         "[default: what the model says]",
     ),
     _option(
-        "--sequence-length",
-        type=int,
-        help="Length of inputs whose length is unknown.  [default: what the model says]",
-    ),
-    _option(
         "--base-batch-size",
         type=int,
         help="What the learning rate was chosen for.  [default: what the script trains with, "
@@ -169,6 +158,21 @@ _PROBE = (
     ),
     _option("--optimizer", help="For a model that is not compiled.  [default: adam]"),
     _option("--loss", help="For a model that is not compiled.  [default: by its last activation]"),
+)
+
+# Those that make sense of one batch size only.
+_ONE_SIZE = (
+    _option(
+        "--target-batch-size",
+        type=int,
+        help="Of a step of the optimizer: find the largest micro-batch that divides it, and add "
+        "gradients up.  [default: none; a step takes one batch]",
+    ),
+    _option(
+        "--sequence-length",
+        type=int,
+        help="Length of inputs whose length is unknown.  [default: what the model says]",
+    ),
     click.option(
         "--cache/--no-cache",
         default=None,
@@ -220,9 +224,13 @@ _OUTPUT = (
 )
 
 
-def probe_options(command: _F) -> _F:
-    """Give a command the options of a probe; `given` makes keywords of `probe` of them."""
-    return _all(_PROBE, command)
+def probe_options(*, one_size: bool = True) -> Callable[[_F], _F]:
+    """Give a command the options of a probe; `given` makes keywords of `probe` of them.
+
+    Args:
+        one_size: Those too that make sense of one batch size only. Defaults to all.
+    """
+    return lambda command: _all(_PROBE + (_ONE_SIZE if one_size else ()), command)
 
 
 def output_options(command: _F) -> _F:

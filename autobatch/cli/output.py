@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn, TextIO
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from autobatch.bucket_records import BucketResult
     from autobatch.errors import AutobatchError, StorageError
     from autobatch.records import ProbeResult
 
@@ -27,37 +30,37 @@ def look(stream: IO[str]) -> dict[str, Any]:
 
 
 def show(
-    result: ProbeResult,
+    result: ProbeResult | BucketResult,
+    page: Callable[..., str],
     *,
+    found: str,
     as_json: bool,
     quiet: bool,
-    form: str | None = None,
+    values: str | None = None,
     output: str | None = None,
-    command: str | None = None,
 ) -> None:
     """Give the answer, in the file first: where that fails, the command fails.
 
-    `command` trains with the answer, where there is such a command.
+    Args:
+        result: It.
+        page: Makes a page for a person of it, given what `look` gives.
+        found: The answer in a few words, up to `was` or `were`.
+        as_json, quiet: What the command was told.
+        values: The values alone, to be printed in place of the page; None for the page.
+        output: The file.
     """
-    from autobatch.report.summary import summary
-
     text = result.to_json()
     if output is not None and (error := _keep(output, text)) is not None:
-        write(sys.stderr, summary(result, command=command, **look(sys.stderr)))
-        found = f"Batch size {result.batch_size} was found and proven (see above), but"
-        error.message, error.trials = f"{found} {error.message}", result.trials
+        write(sys.stderr, page(**look(sys.stderr)))
+        error.message = f"{found} found and proven (see above), but {error.message}"
+        error.trials = result.trials
         fail(error, as_json=as_json)
-    if not (as_json or form):
-        answer(summary(result, command=command, **look(sys.stdout or sys.stderr)))
+    if not (as_json or values is not None):
+        answer(page(**look(sys.stdout or sys.stderr)))
         return
     if not quiet:
-        write(sys.stderr, summary(result, command=command, **look(sys.stderr)))
-    if form is None:
-        answer(text)
-        return
-    from autobatch.report.values import values
-
-    answer(values(result, form))
+        write(sys.stderr, page(**look(sys.stderr)))
+    answer(text if values is None else values)
 
 
 def fail(

@@ -10,15 +10,15 @@ from autobatch.cli.options import given, output_options, probe_options
 from autobatch.cli.output import bug, fail, require_output, show
 from autobatch.cli.watching import ended_by_signals, watching
 
-_EXIT_CODES = """Exit codes: 0 found; 1 a file could not be written; 2 wrong usage; 3 nothing fits;
+EXIT_CODES = """Exit codes: 0 found; 1 a file could not be written; 2 wrong usage; 3 nothing fits;
 4 the model failed; 5 no usable device; 6 trials died for an unknown reason; 7 the device changed;
 130 interrupted."""
 
 
-@click.command(epilog=_EXIT_CODES)
+@click.command(epilog=EXIT_CODES)
 @click.argument("target")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- ARGUMENTS]")
-@probe_options
+@probe_options()
 @output_options
 @click.option(
     "--format",
@@ -44,7 +44,8 @@ def probe(
     returns a model (model.py:build_model, package.module:factory), a file with a build_model,
     or a saved model (model.keras). ARGUMENTS reach the script.
 
-    The answer goes to stdout, everything else to stderr. TARGET's code runs with your rights.
+    The answer goes to stdout, everything else to stderr. TARGET's code runs with your rights. A
+    script that buckets its data by length gets a size for each bucket, as from autobatch buckets.
 
     \b
     autobatch probe train.py
@@ -59,9 +60,10 @@ def probe(
     try:
         require_output(output)
         with watching(quiet, verbose, log_file) as observer, ended_by_signals():
-            from autobatch.probing import probe as run
+            from autobatch.as_trained import find_sizes
+            from autobatch.report.answers import found, page, values
 
-            result = run(target, arguments=arguments, observer=observer, **given(options))
+            result = find_sizes(target, arguments=arguments, observer=observer, **given(options))
     except AutobatchError as error:
         fail(error, as_json=as_json, verbose=verbose, output=output)
     except KeyboardInterrupt:  # while we are still being imported
@@ -72,7 +74,15 @@ def probe(
         fail(bug(error), as_json=as_json, verbose=verbose, output=output)
     else:
         command = _to_train(target, arguments, given(options))
-        show(result, as_json=as_json, quiet=quiet, form=form, output=output, command=command)
+        show(
+            result,
+            lambda **look: page(result, command=command, **look),
+            found=found(result),
+            as_json=as_json,
+            quiet=quiet,
+            values=values(result, form) if form is not None else None,
+            output=output,
+        )
 
 
 def _to_train(target: str, arguments: tuple[str, ...], options: dict[str, Any]) -> str | None:

@@ -12,6 +12,7 @@ from autobatch.cli.output import fail, write
 from autobatch.cli.watching import ended_by_signals, watching
 
 if TYPE_CHECKING:
+    from autobatch.bucket_records import BucketResult
     from autobatch.records import ProbeResult
 
 _EXIT_CODES = """Exit codes: the script's own, once it runs; before, those of autobatch probe."""
@@ -30,7 +31,7 @@ _EXIT_CODES = """Exit codes: the script's own, once it runs; before, those of au
     is_flag=True,
     help="Only say what would be changed.  [default: the script is run]",
 )
-@probe_options
+@probe_options()
 @click.option(
     "-q", "--quiet", is_flag=True, help="Show nothing of the probe.  [default: off a terminal]"
 )
@@ -96,7 +97,7 @@ def run(
     )
 
 
-def _would(result: ProbeResult, batch_size_only: bool) -> str:
+def _would(result: ProbeResult | BucketResult, batch_size_only: bool) -> str:
     from autobatch.run_plan import describe, found
 
     rates = [
@@ -104,8 +105,7 @@ def _would(result: ProbeResult, batch_size_only: bool) -> str:
     ]
     scheduled = result.learning_rate_schedule is not None
     line = describe(
-        result.batch_size,
-        found(result).base_batch_size,
+        found(result),
         () if batch_size_only else rates,
         scheduled=scheduled,
         would=True,

@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from autobatch import devices
+from autobatch.bucket_records import BucketResult
 from autobatch.errors import DeviceChangedError, DeviceError
 from autobatch.records import ProbeResult
 from autobatch.units import format_bytes
@@ -21,7 +22,7 @@ class Guard:
         result: What its batch size rests on.
     """
 
-    def __init__(self, model: Any, result: ProbeResult) -> None:
+    def __init__(self, model: Any, result: ProbeResult | BucketResult) -> None:
         self._model, self._result = model, result
         self._before = _state()
         self._train = model.train_function
@@ -49,15 +50,20 @@ class Guard:
 
     def _told(self) -> str:
         result, now = self._result, _state()
-        peak = f", with a peak of {format_bytes(result.peak_bytes)}" if result.peak_bytes else ""
+        if isinstance(result, BucketResult):
+            what = f"the batch sizes {', '.join(map(str, result.batch_sizes))} of its buckets"
+            most = max(result.proof.peak_bytes, default=None)
+        else:
+            what, most = f"batch size {result.batch_size}", result.peak_bytes
+        peak = f", with a peak of {format_bytes(most)}" if most else ""
         changes = [
-            f"{what} was {format_bytes(before)} when training began and is {format_bytes(after)} "
+            f"{each} was {format_bytes(before)} when training began and is {format_bytes(after)} "
             "now"
-            for what, before, after in zip(_WHAT, self._before, now, strict=True)
+            for each, before, after in zip(_WHAT, self._before, now, strict=True)
             if before is not None and after is not None and before != after
         ]
         return (
-            f"The training ran out of memory at batch size {result.batch_size}, which had passed "
+            f"The training ran out of memory at {what}, which had passed "
             f"its proof ({result.proof.kind.replace('_', ' ')}) within "
             f"{format_bytes(result.device.budget_bytes)}{peak}. What has changed since: "
             f"{'; '.join(changes) or 'nothing that can be read here'}. Free what others hold, or "

@@ -8,8 +8,9 @@ from typing import Any
 
 import keras
 
-from autobatch.engine import device, optimizers
+from autobatch.engine import device, optimizers, own_buckets
 from autobatch.engine.device import DeviceMemory
+from autobatch.engine.iterable_batches import UNEQUAL
 from autobatch.engine.training import Training
 from autobatch.errors import ModelError
 from autobatch.protocol import Prepared, Signature
@@ -43,6 +44,7 @@ def prepared(
             "TensorFlow's memory. Where the model allows it, --backend tensorflow overrides."
         )
     model, batches = training.model, training.batches
+    own = own_buckets.find(getattr(batches, "dataset", None))
     parameters = f", {_count(model)} parameters" if model.built else ""
     return Prepared(
         model=f"{model.name}{parameters}",
@@ -55,14 +57,26 @@ def prepared(
         optimizers=optimizers.describe(model),
         jit_compile=bool(getattr(model, "jit_compile", False)),
         environment=dict(environment),
-        warnings=(*training.warnings, *batches.warnings),
+        warnings=(*training.warnings, *_warnings(training)),
         prelude_seconds=round(prelude_seconds, 3),
         signature=signature,
         replicas=training.replicas,
         user_limit_bytes=user_limit_bytes,
         allocator=device.allocator() if memory.name.upper().startswith("GPU") else "",
         bus_ids=memory.bus_ids,
+        lengths=None if training.rows is None else training.rows.lengths,
+        max_length=None if training.rows is None else training.rows.max_length,
+        bucket_boundaries=() if own is None else own.boundaries,
+        bucket_batch_sizes=() if own is None else own.batch_sizes,
     )
+
+
+def _warnings(training: Training) -> tuple[str, ...]:
+    """What is to be said of the data; not that lengths differ, where they are told apart."""
+    said = training.batches.warnings
+    if training.rows is None:
+        return said
+    return tuple(each for each in said if not each.startswith(UNEQUAL))
 
 
 def _count(model: Any) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 
 from autobatch.errors import ModelError
 
+UNEQUAL = "The training data comes in batches of unequal shapes"
 SCAN_SECONDS = 5.0  # at most, to look for the longest batch
 
 
@@ -160,9 +161,9 @@ class _Endless(keras.utils.PyDataset):  # type: ignore[misc]
 def unequal_shapes(described: str) -> str:
     """What to say of training data whose batches differ in more than their size."""
     return (
-        "The training data comes in batches of unequal shapes (grouped or padded by length). It "
+        f"{UNEQUAL} (grouped or padded by length). It "
         f"was probed at the longest that was seen ({described}): shorter batches could be larger, "
-        "and a size for each length (bucket_batch_sizes) would use the memory better."
+        "and a size for each length, as autobatch buckets finds them, would use the memory better."
     )
 
 

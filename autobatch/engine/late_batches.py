@@ -21,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from autobatch.engine import dataset_chain
+from autobatch.length_buckets import Lengths
 
 
 @dataclass
@@ -30,14 +31,31 @@ class LateSize:
     Attributes:
         value: What the next iterator uses; None until it is chosen.
         before: Samples in a batch that is drawn before that.
+        buckets: Where samples are in buckets by length, the size of each; `value` is their mean.
     """
 
     value: int | None = None
     before: int = 32
+    buckets: tuple[int, ...] = ()
 
     def __call__(self) -> np.signedinteger[Any]:
         chosen: np.signedinteger[Any] = np.int64(self.value or self.before)
         return chosen
+
+
+@dataclass
+class LateBuckets:
+    """The buckets of all datasets of one finder.
+
+    Attributes:
+        boundaries: The first length of each bucket but the first; empty until they are chosen.
+        max_length: The greatest length; None until it is known.
+        on_too_long: What becomes of longer samples.
+    """
+
+    boundaries: tuple[int, ...] = ()
+    max_length: int | None = None
+    on_too_long: str = "error"
 
 
 class LateBatches(tf.data.Dataset):  # type: ignore[misc]
@@ -49,6 +67,7 @@ class LateBatches(tf.data.Dataset):  # type: ignore[misc]
         own_batch_size: The user's own, where the data came in batches.
         sample: Some rows of the data, read when they are first asked for.
         batched: The data came in batches.
+        read_lengths: Gives the lengths of all samples, where they can be read; else None.
     """
 
     def __init__(
@@ -61,12 +80,15 @@ class LateBatches(tf.data.Dataset):  # type: ignore[misc]
         own_batch_size: int | None = None,
         drops: bool = False,
         options: Any = None,
+        read_lengths: Callable[[], Lengths | None] = lambda: None,
+        count_batches: Callable[[], int | None] | None = None,
     ) -> None:
+        self.read_lengths, self._count_batches = read_lengths, count_batches
         self.size, self.samples, self.own_batch_size = size, count, own_batch_size
         self._drops, self._read_sample, self._make = drops, read_sample, make
         self._options = options
         self._sample: Any = None
-        self._made: tuple[int, Any] | None = None  # for the size that was asked for last
+        self._made: tuple[Any, Any] | None = None  # for the size that was asked for last
 
         def late(_: Any) -> Any:
             chosen = tf.numpy_function(size, [], tf.int64)
@@ -86,8 +108,9 @@ class LateBatches(tf.data.Dataset):  # type: ignore[misc]
         if not tf.executing_eagerly():
             return super().__iter__()
         chosen = int(self.size())
-        if self._made is None or self._made[0] != chosen:
-            self._made = chosen, self._make(chosen).prefetch(tf.data.AUTOTUNE)
+        wanted = chosen, self.size.buckets
+        if self._made is None or self._made[0] != wanted:
+            self._made = wanted, self._make(chosen).prefetch(tf.data.AUTOTUNE)
         return iter(self._made[1])
 
     def map(self, *args: Any, **kwargs: Any) -> LateBatches:
@@ -108,6 +131,8 @@ class LateBatches(tf.data.Dataset):  # type: ignore[misc]
             own_batch_size=self.own_batch_size,
             drops=self._drops,
             options=self._options,
+            read_lengths=self.read_lengths,
+            count_batches=self._count_batches,
         )
 
     @property
@@ -122,6 +147,8 @@ class LateBatches(tf.data.Dataset):  # type: ignore[misc]
 
     def batches(self) -> int | None:
         """Batches in one pass at the size that was chosen; None where one of both is unknown."""
+        if self._count_batches is not None:  # it depends on the samples' lengths
+            return self._count_batches()
         if self.samples is None or self.size.value is None:
             return None
         if self._drops:

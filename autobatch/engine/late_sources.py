@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,10 +11,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from autobatch.engine import dataset_chain, iterable_batches, samples
-from autobatch.engine.late_batches import LateBatches, LateSize
+from autobatch import length_buckets
+from autobatch.engine import bucketed, dataset_chain, iterable_batches, samples, sequences
+from autobatch.engine.late_batches import LateBatches, LateBuckets, LateSize
 from autobatch.engine.regrouped import arrays, rows
 from autobatch.errors import UsageError
+from autobatch.length_buckets import Lengths
 
 
 def late_batches(
@@ -61,6 +65,64 @@ def _of_dataset(dataset: Any, size: LateSize, batched: bool | None, sample: Any)
         own_batch_size=dataset_chain.declared_batch_size(dataset) if batched else None,
         drops=static,
         options=dataset.options(),
+    )
+
+
+def late_buckets(dataset: Any, size: LateSize, wanted: LateBuckets, *, sample: Any) -> LateBatches:
+    """Samples in buckets by length, whose sizes are chosen later. See `AutoBatch.batch`."""
+    if not isinstance(dataset, tf.data.Dataset):
+        raise UsageError(
+            "With bucket_boundaries finder.batch takes a tf.data.Dataset of samples, one an "
+            f"element and not padded; received {type(dataset).__name__}."
+        )
+    if any(hasattr(each, "_batch_size") for each in dataset_chain.chain(dataset)):
+        raise UsageError(
+            "With bucket_boundaries finder.batch takes samples, one an element and not padded; "
+            "this dataset has been batched. Leave batch() and padded_batch() out."
+        )
+    length_of = bucketed.longest_open(dataset.element_spec)
+
+    def make(_: Any) -> Any:
+        count = len(wanted.boundaries or (1,)) + 1
+        return bucketed.in_buckets(
+            dataset,
+            length_of,
+            boundaries=wanted.boundaries or (2,),
+            batch_sizes=size.buckets or (1,) * count,
+            max_length=wanted.max_length or np.iinfo(np.int32).max - 1,
+            on_too_long=wanted.on_too_long,
+        )
+
+    @functools.cache
+    def lengths() -> Lengths | None:
+        pure = samples.pure(dataset)
+        if pure is None:
+            return None
+        found = sequences.scan(pure, length_of)
+        whole = found.complete and _known(dataset) == found.samples  # not cut, nor repeated
+        return Lengths(counts=found.counts, complete=whole)
+
+    def batches() -> int | None:
+        found = lengths()
+        if found is None or not found.complete or not size.buckets:
+            return None
+        if wanted.on_too_long == "drop" and wanted.max_length is not None:
+            found = found.without_longer(wanted.max_length)
+        inside = length_buckets.count(found, wanted.boundaries)
+        pairs = zip(inside, size.buckets, strict=True)
+        return sum(math.ceil(each.samples / chosen) for each, chosen in pairs)
+
+    def read() -> Any:
+        return samples.of_dataset(dataset, batched=False, padded=True)
+
+    return LateBatches(
+        size,
+        make,
+        count=None,
+        read_sample=read if sample is None else lambda: samples.of_arrays(sample),
+        options=dataset.options(),
+        read_lengths=lengths,
+        count_batches=batches,
     )
 
 

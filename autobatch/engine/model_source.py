@@ -60,6 +60,7 @@ def load(
                 made.sample,
                 samples=made.samples,
                 batch_size=made.batch_size,
+                lengths=made.lengths,
             )
         return _training(*_made(made), request)
     settings.install()
@@ -87,9 +88,9 @@ def _training(model: Any, names: Mapping[str, Any], request: Prepare) -> trainin
             model,
             samples=SYNTHETIC_SAMPLES,
             input_shapes={name or None: shape for name, shape in request.input_shapes.items()},
-            sequence_length=request.sequence_length,
+            sequence_length=_made_up_length(request),
         )
-        found = training.Training(model, model.fit, synthetic_batches(x, y), {})
+        found = training.Training(model, model.fit, synthetic_batches(x, y), {}, made_up=True)
         warnings = (
             *warnings,
             "No data was given (build_dataset or dataset in the model's file), so it was made up "
@@ -99,6 +100,19 @@ def _training(model: Any, names: Mapping[str, Any], request: Prepare) -> trainin
         found = training.from_data(model, data, _first(names, VALIDATION_DATASETS))
     found.warnings = tuple(warnings)
     return found
+
+
+def _made_up_length(request: Prepare) -> int | None:
+    if request.sequences is None:
+        return request.sequence_length
+    if request.input_shapes:
+        return None  # they say it; trials make it as long as they need
+    if request.sequences.max_length is None:
+        raise UsageError(
+            "How long sequences may be is not known: no data came with the model. Give "
+            "max_length (--max-length), or write a build_dataset() next to the model."
+        )
+    return request.sequences.max_length
 
 
 def _first(names: Mapping[str, Any], wanted: tuple[str, ...]) -> Any:

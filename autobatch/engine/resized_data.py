@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from autobatch.engine import dataset_chain, iterable_batches
+from autobatch.engine import dataset_chain, iterable_batches, own_buckets
 from autobatch.engine.regrouped import RegroupedDataset, regrouped
 from autobatch.engine.training import are_arrays
 
@@ -48,6 +48,43 @@ def resized(call: dict[str, Any], size: int, base: int, *, lengths_vary: bool) -
         if own < size:
             changed["validation_data"] = data
             changed["validation_steps"] = _steps(call["validation_steps"], own, size)
+    return changed
+
+
+def in_buckets(
+    call: dict[str, Any],
+    boundaries: tuple[int, ...],
+    batch_sizes: tuple[int, ...],
+    size: int,
+    base: int,
+) -> dict[str, Any]:
+    """The same call of `fit` with other batch sizes in its buckets, those of validation included.
+
+    Args:
+        call: Arguments by name, defaults included.
+        boundaries: Of the buckets that the sizes are for.
+        batch_sizes: The sizes wanted.
+        size, base: Samples a step on average, then and now.
+
+    Raises:
+        Unchanged: Its training data cannot be had so.
+    """
+    own = own_buckets.find(call["x"])
+    if own is None:
+        raise Unchanged(
+            "how its dataset is bucketed cannot be told; nothing but prefetch may come behind "
+            "bucket_by_sequence_length"
+        )
+    if own.boundaries != boundaries:
+        raise Unchanged("its dataset is bucketed by other lengths than those that were probed")
+    changed = dict(call, x=own.with_sizes(batch_sizes))
+    changed["steps_per_epoch"] = _steps(call["steps_per_epoch"], base, size)
+    validation = own_buckets.find(call["validation_data"])
+    if validation is not None and validation.boundaries == boundaries:
+        pairs = zip(validation.batch_sizes, batch_sizes, strict=True)
+        sizes = [max(each) for each in pairs]
+        changed["validation_data"] = validation.with_sizes(sizes)
+        changed["validation_steps"] = _steps(call["validation_steps"], base, size)
     return changed
 
 

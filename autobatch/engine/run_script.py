@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from autobatch import learning_rate
 from autobatch.engine import optimizers, rates
-from autobatch.engine.resized_data import Unchanged, resized
+from autobatch.engine.resized_data import Unchanged, in_buckets, resized
 from autobatch.engine.training import are_arrays, is_open
 from autobatch.errors import AutobatchError
 from autobatch.run_plan import Found, RunPlan, describe
@@ -68,9 +68,13 @@ class FitResizer:
 
     def _changed(self, model: Any, call: dict[str, Any], found: Found) -> dict[str, Any]:
         try:
-            changed = resized(
-                call, found.batch_size, found.base_batch_size, lengths_vary=is_open(model)
-            )
+            size, base = found.batch_size, found.base_batch_size
+            if found.bucket_batch_sizes:
+                changed = in_buckets(
+                    call, found.bucket_boundaries, found.bucket_batch_sizes, size, base
+                )
+            else:
+                changed = resized(call, size, base, lengths_vary=is_open(model))
         except Unchanged as reason:
             self._tell(f"fit is left as it is: {reason}")
             return call
@@ -129,7 +133,7 @@ class FitResizer:
             self._scaled.append(own)
             scaled.append((rate.learning_rate, info.learning_rate or 0.0, rate.rule))
             scheduled |= rate.schedule is not None
-        line = describe(found.batch_size, found.base_batch_size, scaled, scheduled=scheduled)
+        line = describe(found, scaled, scheduled=scheduled)
         if resumed:
             line += "; the optimizer was loaded and has trained before: its rate is left as it is"
         if scaled and _sets_rates(call["callbacks"]):

@@ -44,6 +44,9 @@ class Runner:
     def run(self, request: RunTrial) -> TrialDone | Failed:
         """Run one trial."""
         training, memory = self._training, self._memory
+        if request.sequence_length is not None or request.shapes:
+            one = (request.batch_size, request.sequence_length or 1)
+            training = training.of_shapes(request.shapes or (one,))
         recorder = trial.Recorder(memory, self._on_stage, request, training.batches.held_bytes)
         try:
             return trial.run(training, recorder, request, static=self._static or request.proof)
@@ -58,7 +61,7 @@ class Runner:
                 self._static = True
                 return self.run(request)
             if self._cannot_validate(error):
-                training.borrows = False
+                self._training.borrows = False
                 return self.run(request)
             failed = failures.describe(error, phase=self._phase)
             return _with_steps(failed, recorder, memory)

@@ -37,39 +37,42 @@ def _first(leaf: Any) -> Any:
     return leaf[:ROWS]
 
 
-def of_dataset(dataset: Any, *, batched: bool) -> Any:
+def of_dataset(dataset: Any, *, batched: bool, padded: bool = False) -> Any:
     """Samples of a `tf.data.Dataset`, as nested numpy arrays of some rows.
 
     Args:
         dataset: It is not iterated where that could change what it gives next.
         batched: Its elements are batches.
+        padded: Samples are of unequal shapes: pad them to the longest of those read.
 
     Raises:
         UsageError: There is no sample to be had, and a dimension is unknown.
     """
-    rebuilt = _pure(dataset)
+    rebuilt = pure(dataset)
     if rebuilt is not None:
+        if not batched:
+            rebuilt = rebuilt.padded_batch(ROWS) if padded else rebuilt.batch(ROWS)
         with tf.device("CPU:0"):
-            batch = next(iter((rebuilt if batched else rebuilt.batch(ROWS)).take(1)), None)
+            batch = next(iter(rebuilt.take(1)), None)
         if batch is not None and all(isinstance(t, tf.Tensor) for t in tf.nest.flatten(batch)):
             return of_arrays(tf.nest.map_structure(lambda tensor: tensor.numpy(), batch))
     return tf.nest.map_structure(lambda spec: _made_up(spec, batched), dataset.element_spec)
 
 
-def _pure(dataset: Any) -> Any:
+def pure(dataset: Any) -> Any:
     """The same samples, from a dataset that nobody else reads; None where there is no way."""
     kind = type(dataset).__name__
     if kind in _SOURCES:
         return dataset
     if kind == "_ZipDataset":
-        inside = [_pure(each) for each in dataset._inputs()]
+        inside = [pure(each) for each in dataset._inputs()]
         if any(each is None for each in inside):
             return None
         return tf.data.Dataset.zip(
             tf.nest.pack_sequence_as(dataset._datasets, inside)  # as they were nested
         )
     below = getattr(dataset, "_input_dataset", None)
-    if kind not in _PASSED | _MAPS | _BATCHES or (below := _pure(below)) is None:
+    if kind not in _PASSED | _MAPS | _BATCHES or (below := pure(below)) is None:
         return None
     if kind in _PASSED:
         return below

@@ -19,6 +19,7 @@ from autobatch.engine import (
     failures,
     inventory,
     model_source,
+    sequences,
     signature,
 )
 from autobatch.engine.runner import Runner
@@ -67,6 +68,8 @@ class _Session:
             if self._settings.refused is not None:
                 raise self._settings.refused
             training = read()
+            if self._request.sequences is not None:
+                training.rows = sequences.read(training, self._request.sequences)
             memory = device.open_memory(self._request.device, strategy_of(training.model))
             prepared = inventory.prepared(
                 training,

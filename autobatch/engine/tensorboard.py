@@ -9,13 +9,21 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from autobatch.bucket_records import BucketResult
 from autobatch.records import ProbeResult
 
 RUN = "autobatch"  # the folder beside `train` and `validation`
+_SCALARS = (
+    "batch_size",
+    "global_batch_size",
+    "mean_batch_size",  # of buckets
+    "learning_rate",
+    "peak_bytes",
+)
 _TEXT, _SCALAR = 2, 1  # classes of data in a summary's metadata
 
 
-def log(callbacks: Iterable[Any], result: ProbeResult) -> None:
+def log(callbacks: Iterable[Any], result: ProbeResult | BucketResult) -> None:
     """Write the result into the folder of each TensorBoard callback among these.
 
     By TensorFlow's own writer: that package need not be installed where the training runs.
@@ -25,8 +33,8 @@ def log(callbacks: Iterable[Any], result: ProbeResult) -> None:
             writer = tf.summary.create_file_writer(os.path.join(str(each.log_dir), RUN))
             with writer.as_default():
                 _write("result", "text", _TEXT, f"```\n{result.to_json(indent=2)}\n```")
-                for name in ("batch_size", "global_batch_size", "learning_rate", "peak_bytes"):
-                    value = getattr(result, name)
+                for name in _SCALARS:
+                    value = getattr(result, name, None)
                     if value is not None:
                         _write(name, "scalars", _SCALAR, float(value))
             writer.close()

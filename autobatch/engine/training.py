@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,9 @@ import tensorflow as tf
 from autobatch.engine import dataset_chain
 from autobatch.engine.batches import ArrayBatches, Batches, DatasetBatches
 from autobatch.engine.iterable_batches import IterableBatches
+from autobatch.engine.sequences import SequenceRows
 from autobatch.errors import ModelError
+from autobatch.length_buckets import Lengths
 
 VALIDATION_STEPS = 2  # a whole batch and, where the data has one, the smaller one after it
 _ARRAY_ARGUMENTS = ("shuffle", "class_weight", "validation_split")
@@ -32,6 +35,10 @@ class Training:
         script_batch_size: What the user's script trains with; None where nothing says.
         warnings: Sentences the user should read.
         borrows: Validate on training data, where the user validates nothing.
+        made_up: The data is ours, made up to fit the model or some rows for all: nothing of it
+            tells how long the user's sequences are.
+        lengths: Of the data's sequences, where they are known beforehand.
+        rows: The data at any sequence length; None where lengths are not told apart.
     """
 
     model: Any
@@ -41,6 +48,9 @@ class Training:
     script_batch_size: int | None = None
     warnings: tuple[str, ...] = ()
     borrows: bool = field(init=False)
+    made_up: bool = False
+    lengths: Lengths | None = None
+    rows: SequenceRows | None = None
 
     def __post_init__(self) -> None:
         # A model with a training step of its own alone may have nothing that could be validated.
@@ -62,6 +72,19 @@ class Training:
         inputs = keras.tree.flatten(getattr(self.model, "inputs", None) or [])
         sizes = {tensor.shape[0] for tensor in inputs}
         return next(iter(sizes)) if len(sizes) == 1 else None
+
+    def of_shapes(self, shapes: tuple[tuple[int, int], ...]) -> Training:
+        """The same training on batches of these sizes (of one replica) and sequence lengths.
+
+        It validates on such batches too, whatever the user validates on: that will be put into
+        the buckets that are found.
+        """
+        assert self.rows is not None
+        shaped = copy.copy(self)  # shares what `borrows` was found to be
+        whole = tuple((size * self.replicas, length) for size, length in shapes)
+        shaped.batches = self.rows.batches(whole)
+        shaped.borrows, shaped.validation = self.borrows or bool(self.validation), {}
+        return shaped
 
     def forget_traces(self) -> None:
         """Have the model trace its steps anew: TensorFlow keeps one that failed half-way."""
@@ -171,7 +194,12 @@ def from_data(model: Any, data: Any, validation: Any = None) -> Training:
 
 
 def from_sample(
-    model: Any, sample: Any, *, samples: int | None, batch_size: int | None
+    model: Any,
+    sample: Any,
+    *,
+    samples: int | None,
+    batch_size: int | None,
+    lengths: Lengths | None = None,
 ) -> Training:
     """The training of a live model whose data stays where it is: a few rows stand for all.
 
@@ -180,11 +208,12 @@ def from_sample(
         sample: Some rows of its data, as nested arrays; they come again and again.
         samples: Rows in an epoch; None where unknown.
         batch_size: The user's own; None where there is none.
+        lengths: Of the data's sequences; None where unknown.
     """
     rows = tf.data.Dataset.from_tensor_slices(sample)
     batches = DatasetBatches(rows, batched=False)
     batches.samples, batches.batch_size = samples, batch_size
-    return Training(model, model.fit, batches, {}, batch_size)
+    return Training(model, model.fit, batches, {}, batch_size, made_up=True, lengths=lengths)
 
 
 def _batches(model: Any, data: Any) -> Batches:

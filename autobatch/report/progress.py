@@ -92,6 +92,8 @@ class Progress:
 
     def to_go(self) -> str:
         """What is left to do."""
+        if self.running is not None and self.running.buckets > 1:
+            return "if this proof passes, the sizes are the answer"
         if self.running is not None and self.running.proof:
             return f"if this proof passes, {self.running.batch_size} is the answer"
         if self.last is None or self.last.estimate is None:
@@ -105,7 +107,7 @@ class Progress:
         trial = self.running
         subject = "autobatch"
         if trial is not None:
-            subject = f"{'proof of' if trial.proof else 'trial'} batch {trial.batch_size}"
+            subject = _called(trial)
         elif self.stage is not None and self.stage.worker == "proof":
             subject = "proof"
         elif self.stage is not None:
@@ -154,6 +156,17 @@ class Progress:
         return [head, *table]
 
 
+def _called(trial: TrialStarted) -> str:
+    if trial.buckets > 1:
+        return f"proof of {trial.buckets} buckets"
+    kind = "proof of" if trial.proof else "trial"
+    return f"{kind} batch {trial.batch_size}{_of_length(trial.sequence_length)}"
+
+
+def _of_length(length: int | None) -> str:
+    return "" if length is None else f" of length {length}"
+
+
 def plain_line(event: Event, progress: Progress) -> str | None:
     """An event worth a line where there is no terminal; None for the others.
 
@@ -164,14 +177,14 @@ def plain_line(event: Event, progress: Progress) -> str | None:
     if isinstance(event, Notice):
         return f"note: {one_line(event.text)}"
     if isinstance(event, TrialStarted) and event.proof:
-        return f"proof of batch {event.batch_size}"
+        return _called(event)
     if isinstance(event, WorkerStage) and event.stage in _TOLD:
         return f"{one_line(event.worker)}: {_STAGES[event.stage]}"
     if not isinstance(event, TrialEnded):
         return None
     trial = event.trial
     word, _ = verdict(trial, progress.budget_bytes, close=progress.close)
-    parts = [f"batch {trial.batch_size}: {word}"]
+    parts = [f"batch {trial.batch_size}{_of_length(trial.sequence_length)}: {word}"]
     if trial.peak_bytes is not None:
         parts.append(f"peak {format_peak(trial.peak_bytes)}")
     if (step := steady_step_seconds(trial)) is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.text import Text
 
 from autobatch.errors import AutobatchError, ModelError, NothingFitsError
@@ -19,7 +21,7 @@ from autobatch.report.text import (
 from autobatch.report.trials import trial_lines
 from autobatch.units import format_bytes
 
-_LIMITS = {
+LIMITS = {
     LimitKind.MEMORY: "the device's memory",
     LimitKind.HOST_MEMORY: "the host's memory",
     LimitKind.DATASET: "the size of the data set",
@@ -72,7 +74,7 @@ def summary(
         _device(result, look),
         _answer(result, look),
         _explained(result, look),
-        _warnings(result, look),
+        warning_lines(result.warnings, look),
         _next(result, look, command),
         _footer(result, look),
     ):
@@ -174,13 +176,13 @@ def _answer(result: ProbeResult, look: Look) -> list[Text]:
 def _explained(result: ProbeResult, look: Look) -> list[Text]:
     limit = result.limited_by
     lines = look.labelled(
-        "Limited by", look.text(f"{_LIMITS[limit.kind]}: {limit.evidence}".rstrip(": "))
+        "Limited by", look.text(f"{LIMITS[limit.kind]}: {limit.evidence}".rstrip(": "))
     )
     if not result.learning_rates:
         nothing = "not scaled: the model's optimizer has no rate that is known"
         lines += look.labelled("Learning rate", look.text(nothing))
     for rate in result.learning_rates:
-        lines += _learning_rate(rate, look, named=len(result.learning_rates) > 1)
+        lines += learning_rate_lines(rate, look, named=len(result.learning_rates) > 1)
     lines += look.labelled("Proof", look.text(_proof(result)))
     speed = []
     if result.samples_per_second is not None:
@@ -191,7 +193,8 @@ def _explained(result: ProbeResult, look: Look) -> list[Text]:
     return lines + (look.labelled("Speed", look.text(", ".join(speed))) if speed else [])
 
 
-def _learning_rate(rate: LearningRate, look: Look, *, named: bool) -> list[Text]:
+def learning_rate_lines(rate: LearningRate, look: Look, *, named: bool) -> list[Text]:
+    """A rate, how it came about, and what to mind."""
     scaled, base = format_rate(rate.learning_rate), format_rate(rate.base_learning_rate)
     sizes = f"batch {rate.base_batch_size} to {rate.batch_size}"
     product = f"{scaled} = {base} {look.glyph('times')} {rate.factor:.4g}"
@@ -221,9 +224,10 @@ def _proof(result: ProbeResult) -> str:
     return f"passed {_PROOFS[proof.kind]}: {', '.join(ran)}{peak}"
 
 
-def _warnings(result: ProbeResult, look: Look) -> list[Text]:
+def warning_lines(warnings: Sequence[str], look: Look) -> list[Text]:
+    """What the user should read beside the answer."""
     lines = []
-    for warning in result.warnings:
+    for warning in warnings:
         mark = Text("Warning: ", "bold yellow")
         lines += look.wrapped(Text.assemble(mark, look.text(warning)))
     return lines

@@ -19,7 +19,7 @@ WORDS = {
     Outcome.FAILED: "failed",
 }
 _STYLES = {Outcome.FITS: "green", Outcome.OUT_OF_MEMORY: "yellow"}
-_OUTCOME, _PEAK, _STEP, _SPEED = 13, 9, 8, 9  # columns
+_OUTCOME, _PEAK, _STEP, _SPEED, _LENGTH = 13, 9, 8, 9, 6  # columns
 _WHY_LENGTH = 240
 
 
@@ -75,17 +75,19 @@ def trial_lines(
 ) -> list[Text]:
     """One line a trial below a heading; its reason on lines of its own, unless `reasons` is off."""
     batch = max([5, *(len(str(trial.batch_size)) for trial in trials)])
-    columns = [batch, _OUTCOME, _PEAK, _STEP]
+    lengths = any(trial.sequence_length is not None for trial in trials)
+    columns = [*([_LENGTH] if lengths else []), batch, _OUTCOME, _PEAK, _STEP]
     roomy = look.width >= sum(columns) + 2 * len(columns)
     gap = indent = 2 if roomy else 1
-    speed = look.width >= 72
-    bar = look.width - indent - sum(columns) - gap * 4 - (_SPEED + gap) * speed
+    speed = look.width >= (80 if lengths else 72)
+    bar = look.width - indent - sum(columns) - gap * len(columns) - (_SPEED + gap) * speed
     bar = min(bar, 30) if bar >= 10 and budget_bytes else 0
 
     def row(cells: list[Text]) -> Text:
-        number, word, peak, share, step, rate = cells
+        length, number, word, peak, share, step, rate = cells
         line = Text(" " * indent)
         for cell, width, right in (
+            *([(length, _LENGTH, True)] if lengths else []),
             (number, batch, True),
             (word, _OUTCOME, False),
             (peak, _PEAK, True),
@@ -99,7 +101,7 @@ def trial_lines(
         line.rstrip()
         return look.cut(line, look.width)
 
-    names = ("batch", "outcome", "peak", "of the budget" if bar >= 13 else "", "a step")
+    names = ("length", "batch", "outcome", "peak", "of the budget" if bar >= 13 else "", "a step")
     lines = [row([Text(name, "dim") for name in (*names, "samples/s")])]
     for trial in trials:
         word, style = verdict(trial, budget_bytes, headroom_bytes, answer, close)
@@ -109,6 +111,7 @@ def trial_lines(
         lines.append(
             row(
                 [
+                    Text("" if trial.sequence_length is None else str(trial.sequence_length)),
                     Text(str(trial.batch_size), "bold"),
                     Text(word, style),
                     Text(format_peak(trial.peak_bytes)),
@@ -119,5 +122,7 @@ def trial_lines(
             )
         )
         if reasons and (why := reason(trial)):
-            lines += look.wrapped(look.text(why, "dim"), indent=indent + batch + gap)
+            lines += look.wrapped(
+                look.text(why, "dim"), indent=indent + sum(columns[:-3]) + gap * len(columns[:-3])
+            )
     return lines

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from autobatch.bucket_records import BucketResult
 from autobatch.records import ProbeResult
 
 FORMATS = ("env", "yaml", "toml")
@@ -32,8 +33,24 @@ def values(result: ProbeResult, form: str) -> str:
     return "\n".join(_line(n, v, form) for n, v in named.items() if v is not None)
 
 
+def bucket_values(result: BucketResult, form: str) -> str:
+    """The same of buckets: their boundaries and sizes, lists in YAML and TOML and separated by
+    commas for a shell."""
+    named = {
+        "bucket_boundaries": list(result.boundaries),
+        "bucket_batch_sizes": list(result.batch_sizes),
+        "mean_batch_size": result.mean_batch_size,
+        "base_batch_size": result.base_batch_size,
+        "learning_rate": result.learning_rate,
+        "base_learning_rate": result.base_learning_rate,
+        "learning_rate_rule": result.learning_rate_rule,
+    }
+    return "\n".join(_line(n, v, form) for n, v in named.items() if v is not None)
+
+
 def _line(name: str, value: Any, form: str) -> str:
     if form == "env":
+        value = ",".join(map(str, value)) if isinstance(value, list) else value
         return f"{name.upper()}={value}"
     written = json.dumps(value)  # numbers and texts look alike in all three
     if isinstance(value, float) and form == "yaml" and "e" in written and "." not in written:

@@ -1,0 +1,43 @@
+"""What a script trains with: one batch size, or one for each bucket that it makes itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from autobatch.bucket_options import NOT_HERE
+from autobatch.bucket_probing import probe_buckets
+from autobatch.bucket_records import BucketResult
+from autobatch.events import Notice, Observer, ignore
+from autobatch.options import ProbeOptions
+from autobatch.probing import Bucketed, find_one
+from autobatch.records import ProbeResult
+
+
+def find_sizes(
+    target: Any, *, arguments: tuple[str, ...] = (), observer: Observer = ignore, **options: Any
+) -> ProbeResult | BucketResult:
+    """Probe a target as its own training goes.
+
+    Args:
+        target, arguments, observer, **options: As `autobatch.probe` takes them.
+
+    Returns:
+        One size for each bucket where `fit` gets data that `bucket_by_sequence_length` has put
+        into buckets; else one size.
+
+    Raises:
+        AutobatchError: As `autobatch.probe` and `autobatch.probe_buckets`.
+    """
+    try:
+        return find_one(
+            target, arguments, observer, ProbeOptions.checked(**options), bucketed_too=False
+        )
+    except Bucketed as found:
+        observer(Notice(str(found)))
+    kept = {
+        name: value
+        for name, value in options.items()
+        if name not in NOT_HERE or value != getattr(ProbeOptions(), name)
+    }
+    kept.pop("cache", None)  # answers of buckets are never kept
+    return probe_buckets(target, arguments=arguments, observer=observer, **kept)

@@ -1,0 +1,249 @@
+"""The search over several lengths, against devices that follow a formula."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autobatch import bucket_search
+from autobatch.batch_search import Plan, Search
+from autobatch.bucket_proof import proof_shapes
+from autobatch.bucket_search import BucketSearch, Found, Stuck
+from autobatch.records import Outcome, Trial
+from autobatch.sizes import SizeSpace
+from autobatch.units import MIB
+
+LENGTHS = (60, 110, 190, 300, 500)
+BUDGET = 1024 * MIB
+RESIDENT = 40 * MIB
+MOST_TRIALS = 100
+
+
+@dataclass
+class Device:
+    """A model whose memory follows a formula, on a device with more room than the budget.
+
+    Args:
+        needs: Bytes of a step at a size and a length.
+        dies: Whether a proof of all buckets dies in one, at a size and a length.
+        room: What search trials may use, in budgets.
+    """
+
+    needs: Callable[[int, int], float]
+    dies: Callable[[int, int], bool] = lambda size, length: False
+    room: float = 4.0
+    tried: list[tuple[int, int]] = field(default_factory=list)
+    proofs: list[tuple[int, ...]] = field(default_factory=list)
+    passed: list[tuple[int, ...]] = field(default_factory=list)
+
+    def measure(self, state: BucketSearch, bucket: int, size: int) -> Trial:
+        length = state.lengths[bucket]
+        self.tried.append((length, size))
+        assert len(self.tried) < MOST_TRIALS
+        return self._trial(size, length, self.room * BUDGET, proof=False)
+
+    def prove(self, state: BucketSearch, sizes: tuple[int, ...]) -> tuple[Trial, ...]:
+        self.proofs.append(sizes)
+        assert len(self.proofs) < MOST_TRIALS
+        passed = []
+        for size, length in zip(sizes, state.lengths, strict=True):
+            trial = self._trial(size, length, BUDGET, proof=True)
+            if trial.outcome is not Outcome.FITS or self.dies(size, length):
+                return (
+                    Trial(
+                        batch_size=size,
+                        sequence_length=length,
+                        outcome=Outcome.OUT_OF_MEMORY,
+                        proof=True,
+                    ),
+                )
+            passed.append(trial)
+        self.passed.append(sizes)
+        return tuple(passed)
+
+    def _trial(self, size: int, length: int, limit: float, *, proof: bool) -> Trial:
+        peak = int(RESIDENT + self.needs(size, length))
+        if peak > limit:
+            return Trial(
+                batch_size=size,
+                sequence_length=length,
+                outcome=Outcome.OUT_OF_MEMORY,
+                proof=proof,
+            )
+        return Trial(
+            batch_size=size,
+            sequence_length=length,
+            outcome=Outcome.FITS,
+            peak_bytes=peak,
+            needed_bytes=peak,
+            step_peak_bytes=(peak, peak, peak),
+            resident_bytes=RESIDENT,
+            proof=proof,
+        )
+
+    def best(self, length: int, target: float) -> int:
+        low, high = 0, 1 << 40
+        while high - low > 1:
+            middle = (low + high) // 2
+            fits = RESIDENT + self.needs(middle, length) <= target
+            low, high = (middle, high) if fits else (low, middle)
+        return low
+
+
+def recurrent(size: int, length: int) -> float:
+    return 3e6 + size * length * 3800
+
+
+def attention(size: int, length: int) -> float:
+    return 8e6 + size * (2e5 + length * 9000 + length * length * 40)
+
+
+def search(
+    device: Device, lengths: tuple[int, ...] = LENGTHS, *, by_tokens: bool = False, **plan: object
+) -> tuple[BucketSearch, Found | Stuck]:
+    settings = {
+        "space": SizeSpace(),
+        "budget_bytes": BUDGET,
+        "limit_bytes": int(device.room * BUDGET),
+    }
+    one = Search(Plan(**{**settings, **plan}))
+    state = BucketSearch(lengths, (one,) * len(lengths), by_tokens)
+    return bucket_search.run(state, device.measure, device.prove)
+
+
+@pytest.mark.parametrize("needs", [recurrent, attention])
+def test_every_bucket_gets_nearly_all_that_fits_for_a_trial_or_two(
+    needs: Callable[[int, int], float],
+) -> None:
+    device = Device(needs)
+    state, end = search(device)
+    assert isinstance(end, Found)
+    for size, length, one in zip(end.batch_sizes, LENGTHS, state.searches, strict=True):
+        best = device.best(length, one.target_bytes)
+        assert 0.95 * best <= size <= best
+    assert device.proofs == [end.batch_sizes]
+    of_each = [sum(length == each for length, _ in device.tried) for each in LENGTHS]
+    assert of_each[-1] <= 7  # searched from below
+    assert sum(of_each[:-1]) <= 7  # led by it
+    assert all(t.outcome is Outcome.FITS for t in state.trials)
+
+
+def test_five_buckets_cost_far_less_than_five_searches() -> None:
+    device, alone = Device(attention), []
+    search(device)
+    for length in LENGTHS:
+        one = Device(attention)
+        search(one, (length,))
+        alone.append(len(one.tried) + len(one.proofs))
+    assert len(device.tried) + len(device.proofs) <= 0.6 * sum(alone)
+
+
+def test_a_size_that_dies_among_the_others_is_lowered_and_all_are_proven_anew() -> None:
+    plain = Device(attention)
+    _, found = search(plain)
+    assert isinstance(found, Found)
+    edge = found.batch_sizes[2]
+    device = Device(attention, dies=lambda size, length: length == 190 and size >= edge)
+    state, end = search(device)
+    assert isinstance(end, Found)
+    assert 0.9 * edge <= end.batch_sizes[2] < edge
+    others = [0, 1, 3, 4]
+    assert [end.batch_sizes[i] for i in others] == [found.batch_sizes[i] for i in others]
+    assert device.proofs[-1] == end.batch_sizes
+    assert state.proven == end.batch_sizes
+
+
+def test_what_is_returned_was_proven_together_whatever_dies() -> None:
+    for seed in range(40):
+        number = [seed]
+
+        def dies(size: int, length: int, number: list[int] = number) -> bool:
+            number[0] = (number[0] * 1103515245 + 12345) % 2**31
+            return number[0] % 100 < 15
+
+        device = Device(recurrent, dies=dies)
+        _, end = search(device)
+        if isinstance(end, Found):
+            assert end.batch_sizes == device.passed[-1]
+
+
+def test_tokens_a_batch_are_the_largest_number_that_all_buckets_can_have() -> None:
+    device = Device(attention)
+    _, end = search(device, by_tokens=True)
+    assert isinstance(end, Found)
+    _, free = search(Device(attention))
+    assert isinstance(free, Found)
+    tokens = bucket_search.most_tokens(free.batch_sizes, LENGTHS)
+    assert end.batch_sizes == tuple(tokens // length for length in LENGTHS)
+    assert device.proofs == [end.batch_sizes]  # those themselves, for a zone is not monotonic
+    assert end.batch_sizes[-1] == free.batch_sizes[-1]
+
+
+def test_a_longest_sequence_that_does_not_fit_at_all_stops_the_search_at_once() -> None:
+    device = Device(lambda size, length: size * length * length * 5000)
+    state, end = search(device)
+    assert isinstance(end, Stuck)
+    assert state.lengths[end.bucket] == 500
+    assert {length for length, _ in device.tried} == {500}
+    assert device.proofs == []
+
+
+def test_sizes_keep_to_what_is_allowed() -> None:
+    device = Device(recurrent)
+    _, end = search(device, space=SizeSpace(1, 256, multiple_of=8))
+    assert isinstance(end, Found)
+    assert all(size % 8 == 0 and size <= 256 for size in end.batch_sizes)
+    assert end.batch_sizes[0] == 256
+
+
+def test_a_device_with_no_room_beyond_the_budget_still_gives_an_answer() -> None:
+    device = Device(attention, room=1.0)
+    state, end = search(device)
+    assert isinstance(end, Found)
+    for size, length, one in zip(end.batch_sizes, LENGTHS, state.searches, strict=True):
+        assert size >= 0.9 * device.best(length, one.target_bytes)
+    assert sum(t.outcome is Outcome.OUT_OF_MEMORY for t in state.trials) <= 2
+
+
+def test_hurry_settles_for_what_fits() -> None:
+    device = Device(recurrent)
+    one = Search(Plan(space=SizeSpace(), budget_bytes=BUDGET, limit_bytes=4 * BUDGET))
+    state = BucketSearch(LENGTHS, (one,) * len(LENGTHS))
+    state, end = bucket_search.run(state, device.measure, device.prove, enough=lambda: True)
+    assert isinstance(end, Found)
+    assert len(device.tried) <= len(LENGTHS) + 1
+    assert device.proofs == [end.batch_sizes]
+
+
+@given(
+    st.floats(0, 2e7),
+    st.floats(0, 1e6),
+    st.floats(500, 50000),
+    st.floats(0, 300),
+    st.sampled_from([1.0, 4.0]),
+)
+def test_no_answer_exceeds_the_budget_and_none_is_far_below(
+    fixed: float, sample: float, token: float, pair: float, room: float
+) -> None:
+    device = Device(lambda b, n: fixed + b * (sample + n * (token + n * pair)), room=room)
+    state, end = search(device)
+    if isinstance(end, Stuck):
+        assert device.best(500, state.searches[-1].target_bytes) == 0
+        return
+    assert len(device.tried) <= 40
+    for size, length, one in zip(end.batch_sizes, LENGTHS, state.searches, strict=True):
+        best = device.best(length, one.target_bytes)
+        assert size <= best
+        assert size >= 0.9 * best - 1
+
+
+def test_a_proof_goes_up_and_down_through_the_buckets_and_ends_in_smaller_batches() -> None:
+    shapes = proof_shapes((90, 40, 1), (10, 20, 30), rounds=3)
+    whole = [(90, 10), (40, 20), (1, 30)]
+    assert list(shapes[:6]) == [*whole, *reversed(whole)]
+    assert sorted(shapes[6:9]) == sorted(whole)
+    assert shapes[9:] == ((45, 10), (20, 20))
