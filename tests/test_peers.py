@@ -17,6 +17,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 BENCH = ROOT / "scripts" / "bench"
 sys.path.insert(0, str(BENCH))
+import compare  # noqa: E402
 import rows  # noqa: E402
 import safe_maximum as brute_force  # noqa: E402
 from configurations import CONFIGURATIONS, REPEATS, Configuration  # noqa: E402
@@ -185,7 +186,7 @@ def store(folder: Path, peers: list[dict], fresh: list[dict], **more: Any) -> wo
         rows.append(folder / "peers.jsonl", each)
     for each in fresh:
         rows.append(folder / "fresh.jsonl", each)
-    return work.Store(folder, known=folder, **more)
+    return work.Store(folder, folder, **more)
 
 
 KNOWN = [
@@ -243,6 +244,52 @@ def test_a_safe_maximum_that_is_almost_known_is_told_in_trainings(tmp_path: Path
     ]
     assert (first.what, first.count) == (94, 5)
     assert first.claim == replace(first, what=96).claim  # one process seeks it
+
+
+class Device:
+    """Scripted hardware behind `compare.do`: what is larger than the limit dies."""
+
+    def __init__(self, limit: int, stops_after: int) -> None:
+        self.limit, self.stops_after = limit, stops_after
+        self.done: list[str] = []
+
+    def do(self, each: work.Work, store: work.Store) -> str:
+        if len(self.done) == self.stops_after:
+            raise KeyboardInterrupt
+        self.done.append(f"{each.kind} {each.what}")
+        if each.kind == work.TOOL:
+            answer = {"autobatch": 94, "accelerate-2x": 98, "batch-probe": None}[str(each.what)]
+            rows.append(store.peers, row(str(each.what), answer))
+        else:
+            died = 3 * (int(each.what or 0) > self.limit)
+            rows.append(store.fresh, trainings(int(each.what or 0), [died])[0])
+        return "done"
+
+
+def test_a_run_is_interrupted_and_goes_on_to_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tools = ["accelerate-2x", "autobatch", "batch-probe"]
+    arguments = ["peers", "--rows", str(tmp_path), "--repeats", "3", "--models", MODEL, "--tools"]
+    monkeypatch.setattr(sys, "argv", [*arguments, *tools])
+    monkeypatch.setattr(compare, "ROWS", tmp_path / "the project's")
+    device = Device(96, stops_after=9)
+    monkeypatch.setattr(compare, "do", device.do)
+    with pytest.raises(SystemExit, match="goes on from here"):
+        compare.main()
+    device.stops_after = 999
+    compare.main()
+    written = capsys.readouterr()
+    assert "| transformer, 512 MiB | 96 | autobatch | 94 | 98% |" in written.out
+    assert f"{MODEL}: a training at the answer 98: done" in written.err
+    searches = [each for each in device.done if each.startswith("tool")]
+    assert sorted(searches) == sorted(f"tool {name}" for name in tools)
+    assert len(rows.read(tmp_path / "fresh.jsonl")) == len(device.done) - len(tools)
+    assert device.done.count("fresh 98") <= 3
+    assert (tmp_path / "peers.svg").exists()
+    done = len(device.done)
+    compare.main()
+    assert len(device.done) == done  # nothing was left
 
 
 # -- the table and the picture -------------------------------------------------------------------

@@ -134,7 +134,7 @@ def main() -> None:
             now = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
             given.rows = ROOT / "build" / f"peers-quick-{now}"
     given.rows.mkdir(parents=True, exist_ok=True)
-    store = Store(given.rows.resolve(), given.since)
+    store = Store(given.rows.resolve(), ROWS, given.since)
     if not given.table:
         try:
             run(store, given.models, given.tools, given.repeats)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import rows
 import safe_maximum as brute_force
-from configurations import CONFIGURATIONS, REPEATS, ROWS
+from configurations import CONFIGURATIONS, REPEATS
 
 from referee.tools import OURS, TOOLS, Tool
 
@@ -67,13 +67,13 @@ class Store:
 
     Attributes:
         folder: Where `peers.jsonl` and `fresh.jsonl` are.
+        known: A folder of rows that also tell the safe maximum.
         since: Older rows of tools count as not there: an ISO date or time.
-        known: Rows that also tell the safe maximum.
     """
 
     folder: Path
+    known: Path
     since: str = ""
-    known: Path = ROWS
 
     @property
     def peers(self) -> Path:
