@@ -14,6 +14,7 @@ the picture are made of them. Several runs at once share the work.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from datetime import datetime, timezone
@@ -53,8 +54,10 @@ def do(work: Work, store: Store) -> str:
     return f"{row['batch_size'] or row['why']} in {row['seconds']:.0f} s"
 
 
-def run(store: Store, models: list[str], tools: list[str], repeats: int) -> None:
-    """Do all that is left, with a progress bar."""
+def run(
+    store: Store, models: list[str], tools: list[str], repeats: int, minutes: float = math.inf
+) -> None:
+    """Do all that is left, with a progress bar; begin nothing after so many minutes."""
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.fields[doing]}"),
@@ -68,6 +71,8 @@ def run(store: Store, models: list[str], tools: list[str], repeats: int) -> None
         while works := left(store.read(), models, tools, repeats):
             to_go = sum(work.seconds for work in works)
             spent = time.monotonic() - began
+            if spent > 60 * minutes:
+                return
             progress.update(
                 bar,
                 completed=spent,
@@ -127,6 +132,9 @@ def main() -> None:
     parser.add_argument(
         "--since", default="", help="an ISO date: measure again what was measured before it"
     )
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="begin no search or training after so many"
+    )
     given = parser.parse_args()
     if given.quick:
         given.models, given.tools, given.repeats = [QUICK_MODEL], QUICK_TOOLS, QUICK_REPEATS
@@ -137,7 +145,7 @@ def main() -> None:
     store = Store(given.rows.resolve(), ROWS, given.since)
     if not given.table:
         try:
-            run(store, given.models, given.tools, given.repeats)
+            run(store, given.models, given.tools, given.repeats, given.minutes)
         except KeyboardInterrupt:
             sys.exit("Stopped. The same command goes on from here.")
     print(publish(store, given.models, given.tools))

@@ -75,8 +75,11 @@ def ours(configuration: Configuration) -> dict:
     }
 
 
-def weights_change(configuration: Configuration) -> bool:
-    """Whether a small probe of a live model changes its weights. Its time is not counted."""
+def weights_change(configuration: Configuration) -> bool | None:
+    """Whether a small probe of a live model changes its weights; None where it did not answer.
+
+    Its time is not counted: the command that is measured has no live model.
+    """
     program = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
         "from referee.steps import Log, Steps\n"
@@ -95,8 +98,10 @@ def weights_change(configuration: Configuration) -> bool:
         capture_output=True,
         text=True,
         timeout=TIMEOUT,
-        check=True,
     )
+    if done.returncode:
+        print(f"{configuration.name}, live model: {done.stderr[-2000:]}", file=sys.stderr)
+        return None
     return done.stdout.split()[-1] == "True"
 
 

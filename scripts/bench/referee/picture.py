@@ -66,10 +66,10 @@ def draw(panel, model: str, lines: Sequence[Line]) -> None:
     panel.axhline(1.0, color="#999999", linewidth=0.8, linestyle="--")
     panel.axvline(1.0, color="#999999", linewidth=0.8, linestyle="--")
     for line in lines:
-        if line.cost is None:
+        if line.cost is None or (line.answer and line.share is None):
             continue
         name = line.tool.name
-        if line.share is None:
+        if line.answer is None:
             panel.plot(line.cost, 0.02, "x", color=COLOURS[name], markersize=8)
             continue
         size = 13 if line.tool == OURS else 7

@@ -128,7 +128,7 @@ def of_tools(lines: list[Line]) -> str:
                 str(len(its)),
                 spread([line.share for line in its if line.share is not None], "{:.0%}"),
                 deaths(sum(line.deaths for line in its), sum(line.trainings for line in its)),
-                worst([line.cost for line in its if line.cost is not None], "{:.1f}"),
+                worst([line.cost for line in its if line.answer and line.cost], "{:.1f}"),
                 "" if tool == OURS else median(slower(its, lines), "{:.1f}"),
                 worst([line.out_of_memory for line in its], "{:g}"),
                 f"{sum(line.answer is None for line in its)} of {len(its)}",
@@ -182,7 +182,7 @@ def verdict(lines: list[Line]) -> str:
     if not its:
         return "autobatch itself is not measured yet."
     shares = [line.share for line in its if line.share is not None]
-    costs = [line.cost for line in its if line.cost is not None]
+    costs = [line.cost for line in its if line.answer and line.cost]
     ooms = [line.out_of_memory for line in its]
     died, of = sum(line.deaths for line in its), sum(line.trainings for line in its)
     said = [("no fresh training dies at the answer", f"{died} of {of} did", of > 0 and died == 0)]
@@ -226,9 +226,13 @@ def verdict(lines: list[Line]) -> str:
 
 
 def slower(its: Iterable[Line], lines: Iterable[Line]) -> list[float]:
-    """How many times autobatch's cost a tool's was, by model; costs are in floors."""
-    ours = {line.model: line.cost for line in lines if line.tool == OURS and line.cost}
-    return [line.cost / ours[line.model] for line in its if line.cost and line.model in ours]
+    """How many times autobatch's cost a tool's was where both answered; costs are in floors."""
+    ours = {each.model: each.cost for each in lines if each.tool == OURS and each.answer}
+    return [
+        line.cost / floor
+        for line in its
+        if line.answer and line.cost and (floor := ours.get(line.model))
+    ]
 
 
 def deaths(died: int, of: int) -> str:
