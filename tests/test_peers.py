@@ -168,6 +168,7 @@ def row(tool: str, batch_size: int | None, **more: Any) -> dict[str, Any]:
         "batch_size": batch_size,
         "seconds": 20.0,
         "floor_seconds": 10.0,
+        "floor_outcome": "fits",
         "trials": trials,
         "why": None if batch_size else "killed by SIGABRT: Check failed",
         "weights_changed": None if batch_size is None else tool != OURS.name,
@@ -322,6 +323,13 @@ def test_a_line_holds_what_the_rows_say(measured: work.Measured) -> None:
         3,
     )
     assert batch_probe.weights_changed is None
+
+
+def test_a_floor_whose_proof_failed_is_none(tmp_path: Path) -> None:
+    failed = [row(OURS.name, 94, floor_outcome="out_of_memory")]
+    (line,) = table.lines(store(tmp_path, failed, KNOWN).read(), [MODEL], TOOLS)
+    assert line.cost is None
+    assert "times the floor" not in table.verdict([line])
 
 
 def test_the_bars_are_met_or_said_not_to_be(measured: work.Measured) -> None:

@@ -188,11 +188,13 @@ def versions(tool: Tool, python: Path) -> dict[str, str]:
     return json.loads(done.stdout)
 
 
-def commit() -> str:
+def commit() -> str | None:
     """The last commit that touched the package, with `-dirty` where files differ from it."""
     git = ["git", "-C", str(ROOT)]
     last = [*git, "log", "-1", "--format=%h", "--abbrev=12", "--", "autobatch"]
-    said = subprocess.run(last, capture_output=True, text=True, timeout=60, check=True)
+    said = subprocess.run(last, capture_output=True, text=True, timeout=60)
+    if said.returncode:
+        return None  # a copy without its history
     same = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "autobatch"], timeout=60)
     return said.stdout.strip() + ("-dirty" if same.returncode else "")
 
