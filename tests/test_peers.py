@@ -155,6 +155,70 @@ def test_a_log_tells_trials_ooms_and_deaths() -> None:
     assert row["why"] == "exit 1: ValueError: no"
 
 
+SCRIPTED = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+import numpy as np
+from referee import drive
+from referee.tools import TOOLS
+
+class Model:
+    weights = [np.zeros((2, 2), "float32"), np.float32(1)]
+    def get_weights(self):
+        return [np.array(each) for each in self.weights]
+    def set_weights(self, weights):
+        self.weights = [np.array(each) for each in weights]
+
+class Steps:
+    samples = 4096
+    def __init__(self):
+        self.model, self.log = Model(), []
+    def trial(self, batch_size):
+        self.begin(batch_size)
+        self.train(batch_size, 3)
+    def begin(self, batch_size):
+        self.log.append([batch_size, 0])
+    def train(self, batch_size, count):
+        assert batch_size == self.log[-1][0]
+        self.model.set_weights([each + 1 for each in self.model.weights])
+        if batch_size > 96:
+            raise RuntimeError("CUDA out of memory.")
+        self.log[-1][1] += count
+
+found = {}
+for name in sys.argv[2:]:
+    steps = Steps()
+    answer = drive.search(TOOLS[name], steps, 0, 96)
+    found[name] = [answer, steps.log, float(steps.model.weights[1])]
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.skipif(
+    not measure.PEERS_PYTHON.exists(), reason="scripts/bench/peers installs the peers"
+)
+def test_the_real_peers_search_over_scripted_steps() -> None:
+    names = [tool.name for tool in TOOLS.values() if tool.package and tool is not OURS]
+    done = subprocess.run(
+        [measure.PEERS_PYTHON, "-W", "ignore", "-c", SCRIPTED, BENCH, *names],
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert {name: answer for name, (answer, _, _) in found.items()} == {
+        "lightning-power": 64,
+        "lightning-binsearch": 91,  # 96, less its margin of 5 %
+        "accelerate-2x": 89,
+        "accelerate-8x": 89,
+        "batch-probe": 76,  # 96, less its headroom of 20 %
+    }
+    for name, (_, log, weight) in found.items():
+        assert {steps for size, steps in log if size <= 96} == {3}
+        assert any(steps == 0 for _, steps in log)
+        assert (weight == 1) == name.startswith("lightning")  # the others keep no copy
+
+
 # -- what is left --------------------------------------------------------------------------------
 
 
