@@ -9,6 +9,7 @@ from pathlib import Path
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 sys.path.insert(0, str(EXAMPLES.parent.parent / "tests"))  # where the emulated GPU lives
+MODELS = Path(__file__).resolve().parent / "models"
 ROWS = Path(__file__).resolve().parent / "rows"
 STEPS = 12
 REPEATS = 10
@@ -19,6 +20,7 @@ class Configuration:
     """One model on one device.
 
     Attributes:
+        example: A file of the examples, or of the models that are there for the benches alone.
         limit_mib: On the CPU the allocator's limit, on the emulated GPU all that there is.
         reach: A size known to be far too large.
         gpus: Emulated GPUs, by their memory in MiB; several of them under a MirroredStrategy,
@@ -35,7 +37,8 @@ class Configuration:
 
     @property
     def path(self) -> Path:
-        return EXAMPLES / f"{self.example}.py"
+        example = EXAMPLES / f"{self.example}.py"
+        return example if example.exists() else MODELS / example.name
 
     def device_environment(self) -> dict[str, str]:
         """Variables for a probe and its workers: the emulated GPU's, or none."""
@@ -75,6 +78,10 @@ CONFIGURATIONS = {
         Configuration("imdb_lstm-512", "imdb_lstm", 512, 1024),
         Configuration("resnet50-768", "resnet50", 768, 256),
         Configuration("transformer-512", "transformer", 512, 160),
+        Configuration("unet-256", "unet", 256, 512),
+        Configuration("lstm_lm-128", "lstm_lm", 128, 1024),
+        Configuration("contrastive-128", "contrastive", 128, 8192),
+        Configuration("mixer_xla-256", "mixer_xla", 256, 2048),
         Configuration("gpu-cifar10_cnn-512", "cifar10_cnn", 512, 2048, gpus=(512,), xla=False),
         Configuration("gpu-transformer-512", "transformer", 512, 160, gpus=(512,), xla=False),
         Configuration("gpu-transformer-xla-1024", "transformer", 1024, 320, gpus=(1024,)),

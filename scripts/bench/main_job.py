@@ -20,6 +20,7 @@ import sys
 import time
 from collections import defaultdict
 
+import rows
 from configurations import CONFIGURATIONS, REPEATS, ROWS, Configuration
 from safe_maximum import passes, recorded, safe_maximum
 
@@ -31,8 +32,8 @@ from autobatch.options import ProbeOptions
 SEARCHES = ROWS / "searches.jsonl"
 
 
-def probe(configuration: Configuration) -> dict:
-    """One probe as a user runs it, and its floor."""
+def ask(configuration: Configuration) -> tuple[float, int, dict]:
+    """One probe as a user runs it: its seconds, its exit code and its JSON."""
     target = f"{configuration.path}:build_model"
     command = [sys.executable, "-m", "autobatch", "probe", target, "--json", "--quiet"]
     for name, value in configuration.options().items():
@@ -45,17 +46,17 @@ def probe(configuration: Configuration) -> dict:
         text=True,
         timeout=3600,
     )
-    seconds = time.perf_counter() - started
-    row = {
-        "configuration": configuration.name,
-        "exit": done.returncode,
-        "seconds": round(seconds, 2),
-    }
-    answer = json.loads(done.stdout)
-    if done.returncode != 0:
+    return time.perf_counter() - started, done.returncode, json.loads(done.stdout)
+
+
+def probe(configuration: Configuration) -> dict:
+    """One probe and its floor, as a row."""
+    seconds, code, answer = ask(configuration)
+    row = {"configuration": configuration.name, "exit": code, "seconds": round(seconds, 2)}
+    if code != 0:
         return row | {"error": answer["error"]["message"]}
     outcomes = [trial["outcome"] for trial in answer["trials"]]
-    floor = proof_alone(configuration, target, answer["batch_size"])
+    floor, _ = proof_alone(configuration, answer["batch_size"])
     return row | {
         "batch_size": answer["batch_size"],
         "floor_seconds": round(floor, 2),
@@ -66,8 +67,10 @@ def probe(configuration: Configuration) -> dict:
     }
 
 
-def proof_alone(configuration: Configuration, target: str, batch_size: int) -> float:
-    """Seconds from nothing to a proof of this size, as no honest finder could do without."""
+def proof_alone(configuration: Configuration, batch_size: int) -> tuple[float, str]:
+    """Seconds from nothing to a proof of this size, as no honest finder could do without; and
+    what became of it."""
+    target = f"{configuration.path}:build_model"
     options = ProbeOptions.checked(**configuration.options())
     started = time.perf_counter()
     with Crew(
@@ -81,32 +84,28 @@ def proof_alone(configuration: Configuration, target: str, batch_size: int) -> f
         trial, _ = crew.prove(batch_size)
     if trial.outcome != "fits":
         print(f"the floor's own proof failed: {trial.why}", file=sys.stderr)
-    return time.perf_counter() - started
+    return time.perf_counter() - started, trial.outcome
 
 
-def rows() -> dict[str, list[dict]]:
+def searches() -> dict[str, list[dict]]:
     """Searches so far, by configuration."""
     found = defaultdict(list)
-    if SEARCHES.exists():
-        for line in SEARCHES.read_text().splitlines():
-            row = json.loads(line)
-            found[row["configuration"]].append(row)
+    for row in rows.read(SEARCHES):
+        found[row["configuration"]].append(row)
     return found
 
 
 def search(names: list[str], repeats: int) -> None:
-    ROWS.mkdir(exist_ok=True)
     for _ in range(repeats):
         for name in names:
             row = probe(CONFIGURATIONS[name])
-            with SEARCHES.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            rows.append(SEARCHES, row)
             print(json.dumps(row), file=sys.stderr, flush=True)
 
 
 def check(names: list[str]) -> None:
     for name in names:
-        for size in sorted({row["batch_size"] for row in rows()[name] if "batch_size" in row}):
+        for size in sorted({row["batch_size"] for row in searches()[name] if "batch_size" in row}):
             print(name, size, passes(CONFIGURATIONS[name], size, REPEATS), flush=True)
 
 
@@ -118,7 +117,7 @@ def table() -> None:
     print(" cost / floor |")
     print("|---|---|---|---|---|---|---|---|")
     ratios = []
-    for name, found in rows().items():
+    for name, found in searches().items():
         good = [row for row in found if "batch_size" in row]
         sizes = [row["batch_size"] for row in good]
         best = safe_maximum(name)

@@ -14,14 +14,19 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+import rows
 from configurations import CONFIGURATIONS, REPEATS, ROWS, STEPS, Configuration
 
 FRESH = ROWS / "fresh.jsonl"
 SCRIPT = ROWS.parent / "fresh_training.py"
+NEIGHBOURS = 2  # sizes below the smallest death that must hold: a zone is not monotonic
+Exits = Mapping[int, Sequence[int]]
 
 
-def train(configuration: Configuration, batch_size: int) -> dict:
+def train(configuration: Configuration, batch_size: int, file: Path = FRESH) -> dict:
     """Run one fresh training and return its row."""
     started = time.perf_counter()
     whole = batch_size * max(1, len(configuration.gpus))
@@ -42,20 +47,16 @@ def train(configuration: Configuration, batch_size: int) -> dict:
         row["stages"] = json.loads(done.stdout.splitlines()[-1])
     else:
         row["why"] = (done.stderr.strip().splitlines() or [""])[-1][:300]
-    ROWS.mkdir(exist_ok=True)
-    with FRESH.open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    rows.append(file, row)
     return row
 
 
-def recorded(name: str) -> dict[int, list[int]]:
+def recorded(name: str, file: Path = FRESH) -> dict[int, list[int]]:
     """Exit codes of the fresh trainings so far, by batch size."""
     exits = defaultdict(list)
-    if FRESH.exists():
-        for line in FRESH.read_text().splitlines():
-            row = json.loads(line)
-            if row["configuration"] == name:
-                exits[row["batch_size"]].append(row["exit"])
+    for row in rows.read(file):
+        if row["configuration"] == name:
+            exits[row["batch_size"]].append(row["exit"])
     return exits
 
 
@@ -67,15 +68,42 @@ def grid(reach: int) -> list[int]:
     return sizes
 
 
-def safe_maximum(name: str) -> int | None:
-    """What the rows say so far; None while they do not say."""
-    exits = recorded(name)
-    died = min((size for size, codes in exits.items() if any(codes)), default=None)
-    if died is None:
+def smallest_death(exits: Exits, reach: int) -> int:
+    """The smallest size that died; one beyond the grid where none has."""
+    return min((size for size, codes in exits.items() if any(codes)), default=grid(reach)[-1] + 1)
+
+
+def next_size(exits: Exits, reach: int) -> int | None:
+    """The size to train next; None once the safe maximum is known.
+
+    One run a size narrows down where the deaths begin; then the sizes just below them must pass
+    all their runs.
+
+    Raises:
+        ValueError: The largest size of the grid did not die.
+    """
+    died = smallest_death(exits, reach)
+    passed = max((s for s, codes in exits.items() if s < died and codes), default=0)
+    between = [size for size in grid(reach) if passed < size < died]
+    if between:
+        return between[len(between) // 2]
+    if died > grid(reach)[-1]:
+        raise ValueError(f"Nothing died up to {grid(reach)[-1]}: this is no reach.")
+    below = sorted(size for size in {*grid(reach), *exits} if size < died)[-NEIGHBOURS:]
+    return next((size for size in reversed(below) if len(exits.get(size, ())) < REPEATS), None)
+
+
+def known(exits: Exits, reach: int) -> int | None:
+    """The safe maximum, once these rows tell."""
+    if not exits or next_size(exits, reach) is not None:
         return None
-    passed = [s for s, c in exits.items() if s < died and len(c) >= REPEATS]
-    below = [s for s in exits if s < died]
-    return max(passed) if passed and max(passed) == max(below) else None
+    died = smallest_death(exits, reach)
+    return max((s for s, codes in exits.items() if s < died and len(codes) >= REPEATS), default=0)
+
+
+def safe_maximum(name: str, file: Path = FRESH) -> int | None:
+    """What the rows say so far; None while they do not say."""
+    return known(recorded(name, file), CONFIGURATIONS[name].reach)
 
 
 def passes(configuration: Configuration, batch_size: int, repeats: int) -> bool:
@@ -87,19 +115,10 @@ def passes(configuration: Configuration, batch_size: int, repeats: int) -> bool:
 
 
 def find(configuration: Configuration) -> int:
-    sizes = grid(configuration.reach)
-    low, high = 0, len(sizes) - 1
-    while high - low > 1:  # one run a size: where about is the edge?
-        middle = (low + high) // 2
-        if passes(configuration, sizes[middle], 1):
-            low = middle
-        else:
-            high = middle
-    streak, edge = 0, high
-    while streak < 2:  # two neighbours in a row must hold: a zone is not monotonic
-        edge -= 1
-        streak = streak + 1 if passes(configuration, sizes[edge], REPEATS) else 0
-    return sizes[edge + 1]
+    while (size := next_size(recorded(configuration.name), configuration.reach)) is not None:
+        row = train(configuration, size)
+        print(f"{configuration.name} {size}: {row['exit']}", file=sys.stderr)
+    return safe_maximum(configuration.name)
 
 
 if __name__ == "__main__":
