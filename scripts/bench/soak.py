@@ -12,7 +12,7 @@ probe is a row in rows/soak.jsonl. What is held of it:
 - resumed: the trials that the journal still held are the first of the answer's, unchanged.
 - the same: where sizes are bounded by `--max`, the resumed probe has the same answer as one that
   was never stopped. Where memory is the bound, peaks scatter from run to run and so do answers:
-  there it lies within 6 % of the undisturbed answer. (The sizes on the way follow the peaks.)
+  there it lies among those of the undisturbed probes, or within 6 % of them.
 - afterwards no process of the probe runs, no file is left in the temporary folder, and this
   process has as many open files as before.
 """
@@ -44,16 +44,16 @@ from autobatch.records import Outcome, Trial
 
 SAMPLES = EXAMPLES.parent.parent / "tests" / "samples"
 SOAK = ROWS / "soak.jsonl"
-NEAR = 0.06  # of the undisturbed answer, where memory is the bound
 MOST_TRIALS = 6  # that are waited for before a disturbance
 LONGEST = 1200  # seconds that a probe may take on a busy machine
+NEAR = 0.06  # of the undisturbed answers, where memory is the bound
 GONE_WITHIN = 5.0  # seconds until the workers of a killed parent must be gone
 KINDS = {e.exit_code: e.kind for e in errors.AutobatchError.__subclasses__()}
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is probed; `exact` where `--max` is the bound, so that every run has one answer."""
+    """What is probed, and how often; `exact` where `--max` is the bound: one answer each time."""
 
     name: str
     target: str
@@ -137,13 +137,13 @@ class Run:
         if not killed:
             self.check(process.returncode, stdout)
         if stopped and disturbance != "none":
-            self.resume(disturbance, references)
+            self.resume(disturbance)
         left = [str(p.relative_to(self.temporary)) for p in self.temporary.rglob("*")]
         if left:
             self.trouble.append(f"temporary files: {', '.join(left)}")
         return self.trouble
 
-    def resume(self, disturbance: str, references: dict[str, dict]) -> None:
+    def resume(self, disturbance: str) -> None:
         data = self.journal.read_bytes() if self.journal.exists() else b""
         if data and disturbance == "journal cut":
             self.journal.write_bytes(data[: self.chance.randrange(len(data))])
@@ -170,13 +170,6 @@ class Run:
         trials = msgspec.convert(answer["trials"], tuple[Trial, ...])
         if trials[: len(kept)] != kept or answer["earlier_trials"] != len(kept):
             self.trouble.append(f"of {len(kept)} trials {answer['earlier_trials']} were kept")
-        reference = references.get(self.subject.name)
-        if reference is None:
-            return
-        size, usual = answer["batch_size"], reference["batch_size"]
-        self.row["same"] = size == usual
-        if abs(size - usual) > (0 if self.subject.exact else NEAR * usual):
-            self.trouble.append(f"{size} instead of {usual}")
 
     # -- processes ---------------------------------------------------------------------------
 
@@ -314,30 +307,48 @@ def run(first: int, probes: int, seed: int) -> None:
         print(json.dumps(row), file=sys.stderr, flush=True)
 
 
+def answered(row: dict, all_rows: list[dict]) -> tuple[bool, bool]:
+    """Whether a resumed probe has the first undisturbed answer, and whether it is near enough."""
+    usual = [
+        each["batch_size"]
+        for each in all_rows
+        if each["subject"] == row["subject"] and each["disturbance"] == "none"
+    ]
+    exact = next(each.exact for each in SUBJECTS if each.name == row["subject"])
+    near = 0 if exact else NEAR
+    low, high = min(usual) * (1 - near), max(usual) * (1 + near)
+    return row["batch_size"] == usual[0], low <= row["batch_size"] <= high
+
+
 def table() -> int:
+    all_rows = sorted(rows(), key=lambda row: row["number"])
     groups = defaultdict(list)
-    for row in rows():
+    for row in all_rows:
         groups[row["disturbance"]].append(row)
+        if "kept" in row and "batch_size" in row:
+            row["same"], in_order = answered(row, all_rows)
+            if not in_order:
+                row["trouble"].append(f"answered {row['batch_size']}")
     print(
         "| disturbance | probes | disturbed in time | proven answers | typed errors | resumed |",
         end="",
     )
-    print(" with trials kept | same answer | near it | not in order | median s |")
+    print(" with trials kept | same answer | another | not in order | median s |")
     print("|" + "---|" * 11)
     troubled = []
     for name in [each for each in DISTURBANCES if each in groups] + ["all"]:
-        found = groups[name] if name != "all" else rows()
+        found = groups[name] if name != "all" else all_rows
         resumed = [row for row in found if "kept" in row]
         bad = [row for row in found if row["trouble"]]
         troubled = bad
         cells = [
-            name, len(found), sum(row.get("disturbed", False) for row in found),
+            name, len(found), sum(row.get("disturbed", "kept" in row) for row in found),
             sum(row["exit"] == 0 for row in found),
             sum(row["exit"] != 0 for row in found), len(resumed),
             sum(row["kept"] > 0 for row in resumed),
             sum(row.get("same") is True for row in resumed),
             sum(row.get("same") is False for row in resumed), len(bad),
-            statistics.median(row["seconds"] for row in found) if found else "-",
+            round(statistics.median(row["seconds"] for row in found)),
         ]  # fmt: skip
         print("| " + " | ".join(map(str, cells)) + " |")
     for row in troubled:
