@@ -28,16 +28,13 @@ def find_sizes(
     Raises:
         AutobatchError: As `autobatch.probe` and `autobatch.probe_buckets`.
     """
+    checked = ProbeOptions.checked(**options)
+    micro_batches = checked.target_batch_size is not None  # of one size, the longest sequence's
     try:
-        return find_one(
-            target, arguments, observer, ProbeOptions.checked(**options), bucketed_too=False
-        )
+        return find_one(target, arguments, observer, checked, bucketed_too=micro_batches)
     except Bucketed as found:
         observer(Notice(str(found)))
-    kept = {
-        name: value
-        for name, value in options.items()
-        if name not in NOT_HERE or value != getattr(ProbeOptions(), name)
-    }
-    kept.pop("cache", None)  # answers of buckets are never kept
+    if checked.journal is not None or checked.resume:
+        observer(Notice("Trials of buckets are not kept in a journal, nor taken from one."))
+    kept = {name: value for name, value in options.items() if name not in NOT_HERE}
     return probe_buckets(target, arguments=arguments, observer=observer, **kept)

@@ -7,10 +7,7 @@ from typing import Any
 import msgspec
 
 from autobatch import records
-from autobatch.errors import AutobatchError
-from autobatch.records import Device, LearningRate, LimitedBy, Proof, Trial
-
-SCHEMA_VERSION = 1
+from autobatch.records import SCHEMA_VERSION, Device, LearningRate, LimitedBy, Proof, Trial
 
 
 class Bucket(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,15 +129,4 @@ class BucketResult(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             AutobatchError: The text is no such result, or of another schema version.
         """
-        try:
-            result = msgspec.json.decode(text, type=cls)
-        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-            raise AutobatchError(f"This is not a result of buckets: {error}.") from error
-        if result.schema_version != SCHEMA_VERSION or result.kind != "buckets":
-            raise AutobatchError(
-                f"This result has schema version {result.schema_version} ({result.kind}); this "
-                f"autobatch reads version {SCHEMA_VERSION}. Probe again, or read it with the "
-                "version of autobatch that wrote it "
-                f"({result.versions.get('autobatch', 'unknown')})."
-            )
-        return result
+        return records.decoded(text, cls, "a result of buckets")

@@ -87,7 +87,9 @@ class BucketSearch:
         search, model = self.searches[bucket], self.model
         if search.trials or model is None or search.plan.budget_bytes is None:
             return search
-        expected = model.largest_within(search.target_bytes, self.lengths[bucket])
+        # What has to stay free is known where trials were: it is as much here.
+        target = min(each.target_bytes for each in self.searches if each.trials)
+        expected = model.largest_within(target, self.lengths[bucket])
         share = FIRST_LEAP if model.lengths == 1 else 1 - search.plan.precision
         start = max(search.plan.space.first, int(min(expected * share, search.plan.space.last)))
         return replace(search, plan=replace(search.plan, start=start))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -303,17 +303,7 @@ class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             AutobatchError: The text is no such result, or of another schema version.
         """
-        try:
-            result = msgspec.json.decode(text, type=cls)
-        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-            raise AutobatchError(f"This is not a probe's result: {error}.") from error
-        if result.schema_version != SCHEMA_VERSION:
-            raise AutobatchError(
-                f"This result has schema version {result.schema_version}; this autobatch reads "
-                f"version {SCHEMA_VERSION}. Probe again, or read it with the version of autobatch "
-                f"that wrote it ({result.versions.get('autobatch', 'unknown')})."
-            )
-        return result
+        return decoded(text, cls, "a probe's result")
 
 
 class SearchResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -344,6 +334,33 @@ class SearchResult(msgspec.Struct, frozen=True, kw_only=True):
     def to_json(self, *, indent: int | None = None) -> str:
         """The whole result as one JSON object."""
         return to_json(self, indent)
+
+
+_Result = TypeVar("_Result", bound=Any)
+
+
+def decoded(text: str | bytes, kind: type[_Result], called: str) -> _Result:
+    """The result of this kind that `to_json` wrote.
+
+    Args:
+        text: As JSON.
+        kind: With a `schema_version`, which is its own by default, and `versions`.
+        called: What it is, for an error.
+
+    Raises:
+        AutobatchError: The text is no such result, or of another schema version.
+    """
+    try:
+        result: _Result = msgspec.json.decode(text, type=kind)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise AutobatchError(f"This is not {called}: {error}.") from error
+    if result.schema_version != SCHEMA_VERSION:
+        raise AutobatchError(
+            f"This result has schema version {result.schema_version}; this autobatch reads "
+            f"version {SCHEMA_VERSION}. Probe again, or read it with the version of autobatch "
+            f"that wrote it ({result.versions.get('autobatch', 'unknown')})."
+        )
+    return result
 
 
 def error_json(error: AutobatchError) -> str:

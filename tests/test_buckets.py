@@ -209,3 +209,21 @@ def test_the_command_chooses_boundaries_and_prints_what_tensorflow_takes() -> No
     assert "TOKENS" in ended.stdout
     assert "longer than the maximum length, 50" in " ".join(ended.stdout.split())
     assert "tokens a second" in " ".join(ended.stdout.split())
+
+
+@pytest.mark.tensorflow
+def test_run_trains_a_script_with_a_size_for_each_of_its_own_buckets() -> None:
+    program = [sys.executable, "-m", "autobatch", "run", "bucketed_tagger.py", "--device=cpu"]
+    options = ["--memory-limit=256MiB", "--max=48", "--steps=2", "--proof-steps=2"]
+    ended = subprocess.run(
+        [*program, *options],
+        cwd=SAMPLES.parent / "scripts",
+        capture_output=True,
+        text=True,
+        timeout=550,
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    (said,) = [line for line in ended.stderr.splitlines() if line.startswith("autobatch: ")]
+    assert "fit trains with the batch sizes 48, 48, 48, 48 in its buckets" in said
+    assert "samples a step on average instead of 24, learning rate" in said
+    assert "(sqrt rule)" in said

@@ -1,8 +1,8 @@
 """A recurrent classifier of film reviews of really different lengths, in batches by length.
 
-Find the batch sizes:  autobatch buckets scripts/examples/imdb_bucketed.py --memory-limit 1GiB
-Train with them:       autobatch buckets scripts/examples/imdb_bucketed.py --json > buckets.json
-                       python scripts/examples/imdb_bucketed.py buckets.json
+Size its batches:    autobatch buckets scripts/examples/imdb_bucketed.py:build_model
+Keep the sizes:      autobatch buckets scripts/examples/imdb_bucketed.py:build_model --json > b.json
+Train it:            python scripts/examples/imdb_bucketed.py [b.json]     (sizes it where none is)
 
 The reviews are made up, in the lengths of the IMDB data set, so that nothing has to be downloaded.
 They are not padded beforehand: each batch is, to the longest review in it.
@@ -48,7 +48,10 @@ def build_dataset():
 if __name__ == "__main__":
     import autobatch
 
-    found = autobatch.BucketResult.from_json(Path(sys.argv[1]).read_text())
+    if len(sys.argv) > 1:
+        found = autobatch.BucketResult.from_json(Path(sys.argv[1]).read_text())
+    else:
+        found = autobatch.probe_buckets(f"{__file__}:build_model")
     model = build_model()
     model.optimizer.learning_rate = found.learning_rate
     reviews = build_dataset().shuffle(SAMPLES)
