@@ -100,11 +100,11 @@ class MemoryModel:
         """
         last = self.points[-1]
         room = limit_bytes - last.peak_bytes
-        if room <= 0:
-            return 0.0
+        if room <= 0:  # a size beyond went through, so one between the two does
+            return self.largest_within(limit_bytes)
         active = max(1, last.peak_bytes - self.resident_bytes)
         size = last.batch_size * math.sqrt(1 + room / active)
-        size = max(size, min(CAREFUL_JUMP * last.batch_size, self._bent(room, active)))
+        size = max(size, (size + min(CAREFUL_JUMP * last.batch_size, self._bent(room, active))) / 2)
         slope = self._steepest
         for place, point in enumerate(reversed(self.points)):
             near = 4 * point.batch_size >= 3 * last.batch_size
@@ -120,7 +120,8 @@ class MemoryModel:
         """The size for which the room does if all that was added lately grows quadratically.
 
         Fixed costs, such as gradients, then count once and not with the square of the size; 0.0
-        while nothing stands out of them, for a quadratic loss may hide behind.
+        while nothing stands out of them, for a quadratic loss may hide behind. Larger sizes may
+        also bring other kernels: so a search goes half as far.
         """
         last = self.points[-1]
         for point in reversed(self.points[:-1]):
