@@ -25,7 +25,9 @@ from autobatch.sizes import SizeSpace
 REPLAYED_HEADROOM = 0.05
 LEAST_HEADROOM = 0.025
 MOST_HEADROOM = 0.06
-CAREFUL_HEADROOM = 0.08  # where trials share the process that is to train, and its full pool
+# Of the budget without what is in use between steps, where trials share the process that is to
+# train, and its full pool.
+CAREFUL_HEADROOM = 0.08
 # A failed proof lowers the next one's size by this share, twice that after the next, and so on.
 STEP_DOWN = 0.05
 PROOFS = 2  # trials of the allowance that are kept for proofs: one, and one more if that fails
@@ -118,13 +120,14 @@ class Search:
         budget = self.plan.budget_bytes
         if budget is None:
             return 0
+        model = self.model
         asked = self.plan.headroom_bytes
-        if asked is None and self.plan.careful:
-            asked = int(CAREFUL_HEADROOM * budget)
+        if asked is None and self.plan.careful:  # what stays from step to step does not scatter
+            resident = model.resident_bytes if model is not None else 0
+            asked = int(max(REPLAYED_HEADROOM * budget, CAREFUL_HEADROOM * (budget - resident)))
         if any(t.needed_bytes is not None for t in self.trials):
             return asked if asked is not None else int(REPLAYED_HEADROOM * budget)
         least = asked if asked is not None else int(LEAST_HEADROOM * budget)
-        model = self.model
         if model is None:
             return least
         spread = memory_model.relative_spread(self.trials, model.resident_bytes)

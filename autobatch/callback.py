@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,13 +18,14 @@ from autobatch.engine import (
     guard,
     late_batches,
     late_sources,
+    micro_batches,
     rates,
     tensorboard,
 )
 from autobatch.engine.fit_call import FitCall
 from autobatch.engine.late_batches import LateBatches, LateBuckets, LateSize
 from autobatch.errors import UsageError
-from autobatch.events import Observer, ignore
+from autobatch.events import Notice, Observer, ignore
 from autobatch.options import ProbeOptions
 from autobatch.records import ProbeResult
 
@@ -73,14 +75,26 @@ class AutoBatch(keras.callbacks.Callback):  # type: ignore[misc]
         target_batch_size: The batch size of a step of the optimizer, where that may be more than
             fits: the largest micro-batch is sought that divides it, and the optimizer adds the
             gradients of several up. Defaults to steps of one batch.
+        recover: Where memory runs out all the same, in the middle of training, because somebody
+            else took it: go back to the last completed step, halve the batch, and go on in
+            micro-batches whose gradients make one step of the optimizer on the whole batch. The
+            step is done again, so nothing is lost or seen twice; a warning says so, here and in
+            `result.warnings`. Each step then keeps what it began with until it has ended, which
+            costs the memory of the weights and slots that it changes, as measured in the trials,
+            and one more copy of its batch on the host. Defaults to False: training ends with a
+            `DeviceChangedError`.
         **options: Other fields of `autobatch.ProbeOptions`, such as `memory_limit`, `maximum`,
             `multiple_of`, `headroom` or `learning_rate_rule`.
 
     Attributes:
         result: The `ProbeResult` of the last search, with buckets its `BucketResult`; None before.
+        micro_batch_size: With `recover`: what batches are cut into since memory ran out; None
+            while they are whole.
 
     Raises:
         UsageError: An argument makes no sense.
+        DeviceChangedError: Memory ran out in the middle of training, and could not be done with
+            less.
 
     Example:
         finder = autobatch.AutoBatch(base_batch_size=64)
@@ -98,6 +112,7 @@ class AutoBatch(keras.callbacks.Callback):  # type: ignore[misc]
         bucket_boundaries: Iterable[int] | str | None = None,
         max_length: int | None = None,
         on_too_long: str = "error",
+        recover: bool = False,
         observer: Observer = ignore,
         **options: Any,
     ) -> None:
@@ -119,7 +134,7 @@ class AutoBatch(keras.callbacks.Callback):  # type: ignore[misc]
         }
         options |= {name: value for name, value in given.items() if value is not None}
         self._options = ProbeOptions.checked(**options)
-        self._isolation, self._observer = isolation, observer
+        self._isolation, self._observer, self._recover = isolation, observer, recover
         self._size = LateSize()
         self._wanted: BucketOptions | None = None
         self._buckets = LateBuckets()
@@ -142,6 +157,7 @@ class AutoBatch(keras.callbacks.Callback):  # type: ignore[misc]
         self._scaled_to: int | None = None
         self._guard: guard.Guard | None = None
         self.result: ProbeResult | BucketResult | None = None
+        self.micro_batch_size: int | None = None
 
     def batch(
         self,
@@ -197,7 +213,22 @@ class AutoBatch(keras.callbacks.Callback):  # type: ignore[misc]
         assert self.result is not None
         call = fit_call.find(self.model)
         tensorboard.log(call.callbacks if call else (), self.result)
-        self._guard = guard.Guard(self.model, self.result)
+        self._guard = guard.Guard(
+            self.model,
+            self.result,
+            on_recovery=self._on_recovery if self._recover else None,
+            micro_batch_size=self.micro_batch_size,
+        )
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        """Watch the validation of a training, too."""
+        if self._guard is not None:
+            self._guard.begin_test()
+
+    def on_test_end(self, logs: Any = None) -> None:
+        """Leave the model as `evaluate` leaves it."""
+        if self._guard is not None:
+            self._guard.end_test()
 
     def on_train_end(self, logs: Any = None) -> None:
         """Leave the model as `fit` leaves it; the next one begins anew."""
@@ -207,7 +238,17 @@ class AutoBatch(keras.callbacks.Callback):  # type: ignore[misc]
     def _unguard(self) -> None:
         if self._guard is not None:
             self._guard.remove()
+            self.micro_batch_size = self._guard.micro_batch_size
             self._guard = None
+
+    def _on_recovery(self, said: str) -> None:
+        assert self.result is not None
+        assert self._guard is not None
+        self.micro_batch_size = self._guard.micro_batch_size
+        known = (*self.result.warnings, said)
+        self.result = msgspec.structs.replace(self.result, warnings=known)
+        self._observer(Notice(said))
+        warnings.warn(said, RuntimeWarning, stacklevel=2)
 
     # -- the search --------------------------------------------------------------------------
 
@@ -215,8 +256,11 @@ class AutoBatch(keras.callbacks.Callback):  # type: ignore[misc]
         self._unguard()  # of a training that was interrupted
         late, same_count = self._find_data(call)
         _build(self.model, late)
+        if self._recover:
+            micro_batches.require(self.model)  # refused before the search, not after it
         what = self._what(late)
         if self.result is None or self._searched is None or not _same(self._searched, what):
+            self.micro_batch_size = None
             accumulation.unwrap(self.model)
             self.result = self._scale(self._search(late))
             self._searched = what
@@ -265,6 +309,7 @@ class AutoBatch(keras.callbacks.Callback):  # type: ignore[misc]
                 self._wanted,
                 lengths=late.read_lengths(),
                 isolation=self._isolation,
+                recover=self._recover,
                 observer=self._observer,
             )
         return live_search.search(
@@ -274,6 +319,7 @@ class AutoBatch(keras.callbacks.Callback):  # type: ignore[misc]
             samples=late.samples,
             batch_size=late.own_batch_size,
             isolation=self._isolation,
+            recover=self._recover,
             observer=self._observer,
         )
 

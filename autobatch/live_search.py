@@ -31,6 +31,7 @@ def search(
     samples: int | None,
     batch_size: int | None,
     isolation: str,
+    recover: bool,
     observer: Observer,
 ) -> ProbeResult:
     """The largest safe batch size of a live model, which is afterwards what it was.
@@ -42,12 +43,13 @@ def search(
         samples: Rows in an epoch; None where unknown.
         batch_size: The data's own; None where it has none.
         isolation: One of ISOLATIONS.
+        recover: The training is to go on in micro-batches where memory runs out.
         observer: Told each event as it happens.
 
     Raises:
         AutobatchError: As `autobatch.probe`.
     """
-    live = LiveTraining(model, sample, samples=samples, batch_size=batch_size)
+    live = LiveTraining(model, sample, samples=samples, batch_size=batch_size, keeps=recover)
     with snapshot.random_numbers_as_before():
         if _in_process(model, options, isolation):
             return _search_here(live, options, observer)
@@ -70,12 +72,13 @@ def search_buckets(
     *,
     lengths: Lengths | None,
     isolation: str,
+    recover: bool,
     observer: Observer,
 ) -> BucketResult:
     """The same for buckets of sequence lengths; in workers alone.
 
     Args:
-        model, sample, options, isolation, observer: As for `search`.
+        model, sample, options, isolation, recover, observer: As for `search`.
         wanted: Which buckets.
         lengths: Of all samples; None where unknown.
 
@@ -89,7 +92,9 @@ def search_buckets(
             "the GPU already, or there are several replicas. Find the sizes beforehand with "
             "autobatch.probe_buckets, and batch with autobatch.bucket_by_sequence_length."
         )
-    live = LiveTraining(model, sample, samples=None, batch_size=None, lengths=lengths)
+    live = LiveTraining(
+        model, sample, samples=None, batch_size=None, lengths=lengths, keeps=recover
+    )
     with snapshot.random_numbers_as_before():
         fields = _of_workers(model, options)
         return bucket_probing.find_buckets(
@@ -106,7 +111,11 @@ def _search_here(live: LiveTraining, options: ProbeOptions, observer: Observer) 
     model = live.model
     with snapshot.as_before(model):
         trained = training.from_sample(
-            model, live.sample, samples=live.samples, batch_size=live.batch_size
+            model,
+            live.sample,
+            samples=live.samples,
+            batch_size=live.batch_size,
+            keeps=live.keeps,
         )
         here = in_process.InProcess(trained, options, observer)
         if options.target_batch_size is not None:

@@ -19,6 +19,10 @@ from autobatch.records import Outcome, Trial
 FIRST_EXPONENT = 2.0
 EXPONENT_MARGIN = 0.35  # after two sizes
 SEASONED_MARGIN = 0.15  # after more
+# Where memory must not run out: how far a size may lie above the largest measured, and which share
+# of what batches need must have been added since half that size for it to tell of the rest.
+CAREFUL_JUMP = 2.0
+STANDS_OUT = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,19 +100,36 @@ class MemoryModel:
         """
         last = self.points[-1]
         room = limit_bytes - last.peak_bytes
-        if room <= 0:
-            return 0.0
+        if room <= 0:  # a size beyond went through, so one between the two does
+            return self.largest_within(limit_bytes)
         active = max(1, last.peak_bytes - self.resident_bytes)
         size = last.batch_size * math.sqrt(1 + room / active)
+        size = max(size, (size + min(CAREFUL_JUMP * last.batch_size, self._bent(room, active))) / 2)
         slope = self._steepest
-        for point in self.points:
-            if 2 * point.batch_size < last.batch_size:
-                continue  # what it had of fixed costs may be none of the size's by now
+        for place, point in enumerate(reversed(self.points)):
+            near = 4 * point.batch_size >= 3 * last.batch_size
+            if not near and (place > 1 or 2 * point.batch_size < last.batch_size):
+                break  # those between were not all luck; and fixed costs may be none by now
             # point.peak_bytes + slope * (size - point.batch_size) * size / last.batch_size
             over = (limit_bytes - point.peak_bytes) / slope * last.batch_size
             half = point.batch_size / 2
             size = min(size, half + math.sqrt(half * half + max(0.0, over)))
         return size
+
+    def _bent(self, room: float, active: float) -> float:
+        """The size for which the room does if all that was added lately grows quadratically.
+
+        Fixed costs, such as gradients, then count once and not with the square of the size; 0.0
+        while nothing stands out of them, for a quadratic loss may hide behind. Larger sizes may
+        also bring other kernels: so a search goes half as far.
+        """
+        last = self.points[-1]
+        for point in reversed(self.points[:-1]):
+            rise = last.peak_bytes - point.peak_bytes
+            if 2 * point.batch_size <= last.batch_size and rise > STANDS_OUT * active:
+                squares = last.batch_size**2 - point.batch_size**2
+                return math.sqrt(last.batch_size**2 + room / rise * squares)
+        return 0.0
 
     @property
     def _steepest(self) -> float:

@@ -216,6 +216,7 @@ class LiveTraining:
         samples: Rows in an epoch; None where unknown.
         batch_size: The user's own; None where there is none.
         lengths: Of its sequences (`length_buckets.Lengths`); None where unknown.
+        keeps: The training is to keep what each step begins with until it has ended.
     """
 
     def __init__(
@@ -226,9 +227,10 @@ class LiveTraining:
         samples: int | None,
         batch_size: int | None,
         lengths: Any = None,
+        keeps: bool = False,
     ) -> None:
         self.model, self.sample, self.lengths = model, sample, lengths
-        self.samples, self.batch_size = samples, batch_size
+        self.samples, self.batch_size, self.keeps = samples, batch_size, keeps
 
 
 def _sent(target: Any) -> bytes:
@@ -261,6 +263,7 @@ def _sent(target: Any) -> bytes:
                 samples=live.samples,
                 batch_size=live.batch_size,
                 lengths=live.lengths,
+                keeps=live.keeps,
             )
         return pickled(target)
     except UsageError:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,15 @@ EMULATED = {
 }
 
 
-def sample(name: str, *arguments: str, mebibytes: int = 128) -> list[Any]:
-    """What a sample program prints, a line of JSON each, on the emulated device."""
+def sample(
+    name: str, *arguments: str, mebibytes: int = 128, device: dict[str, str] | None = None
+) -> list[Any]:
+    """What a sample program prints, a line of JSON each, on the emulated device by default."""
+    given = {**EMULATED, "TF_CPU_BFC_MEM_LIMIT_IN_MB": str(mebibytes)}
     ran = subprocess.run(
         [sys.executable, name, *arguments],
         cwd=SAMPLES,
-        env={**os.environ, **EMULATED, "TF_CPU_BFC_MEM_LIMIT_IN_MB": str(mebibytes)},
+        env={**os.environ, **(given if device is None else device)},
         capture_output=True,
         text=True,
         timeout=550,
@@ -40,14 +44,15 @@ def sample(name: str, *arguments: str, mebibytes: int = 128) -> list[Any]:
 @pytest.mark.parametrize(
     "runs",
     [
-        [("float32", "process", False), ("mixed_float16", "process", True)],
-        [("float32", "process", True), ("mixed_float16", "worker", False)],
-        [("float32", "worker", True)],
+        [("float32", "process", False), ("mixed_float16", "process", "BackupAndRestore")],
+        [("float32", "process", "BackupAndRestore"), ("mixed_float16", "worker", False)],
+        [("float32", "worker", "BackupAndRestore")],
+        [("float32", "process", "ModelCheckpoint")],
     ],
-    ids=["process", "both", "worker"],
+    ids=["process", "both", "worker", "loaded"],
 )
 def test_training_with_it_is_bit_for_bit_training_hard_coded_to_its_answer(
-    runs: list[tuple[str, str, bool]],
+    runs: list[tuple[str, str, bool | str]],
 ) -> None:
     found = sample("callback_exact.py", json.dumps(runs))
     same = {"losses": 0.0, "state": 0.0, "drawn": True, "scaled": True}
@@ -66,6 +71,72 @@ def test_every_kind_of_data_gives_all_of_its_rows_in_batches_of_the_size() -> No
 
 
 @pytest.mark.tensorflow
+def test_nested_data_and_keras_own_callbacks_beside_it() -> None:
+    found = sample("callback_fits.py", "nested", "others")
+    assert found[:2] == [[[8], 8, True]] * 2
+    # Half the rate for half the batch, and then halved after each of the last three epochs.
+    assert found[2] == ["others", 4, 0.05, 0.00625]
+
+
+@pytest.mark.tensorflow
+def test_replicas_share_a_batch() -> None:
+    found, refused = sample("callback_fits.py", "mirrored")
+    assert found == [[4], 4, [7, 14], "fresh_process"]
+    assert "several replicas do not go together" in refused[0]
+
+
+@pytest.mark.tensorflow
+def test_a_process_that_holds_a_gpu_tries_in_itself(emulated_gpu: Callable[..., None]) -> None:
+    emulated_gpu(512)
+    found, refused = sample("callback_fits.py", "gpu", device={})
+    assert found == ["this_process", "gpu"]
+    assert "has taken the GPU's memory, so no worker can have it" in refused[0]
+
+
+@pytest.mark.tensorflow
+def test_a_training_in_micro_batches_goes_on_from_where_it_was_cut_off() -> None:
+    found = sample("callback_fits.py", "resumed")
+    ways = [None, "BackupAndRestore", "ModelCheckpoint"]
+    assert found == [[way, True, 6] for way in ways]
+
+
+@pytest.mark.tensorflow
+def test_where_memory_is_taken_the_training_goes_on_as_if_it_had_not_been() -> None:
+    held, *found = sample("callback_recovers.py", "state", "weights", "first", "validation")
+    assert held == [True, True, True, True]
+    for each in found:
+        assert each["far"] < 1e-5, each
+        assert each["told"] < 1e-5, each
+        assert each["drawn"], each
+        assert each["own"] == "method", each  # the optimizer's, and no longer ours
+        assert each["steps"][0] == each["steps"][1]
+        assert each["size"] == 101
+    first, second, third = found
+    said = "each batch is trained"
+    assert (first["micro"], first["said"], first["steps"]) == (51, [said], [8, 8])
+    assert (second["micro"], second["said"], second["steps"]) == (51, [said], [8, 8])
+    assert (third["micro"], third["said"][:1]) == (None, ["validation goes on"])
+
+
+@pytest.mark.tensorflow
+def test_recovery_with_a_loss_scale_a_training_step_of_ones_own_and_where_it_cannot_be() -> None:
+    mixed, own, twice, nothing, two, total = sample("callback_recovers.py", "mixed", "own", "fails")
+    assert mixed["far"] < 1e-3  # of float16
+    assert mixed["steps"] == [8, 8]
+    assert own["far"] < 1e-5
+    assert own["steps"] == [4, 4]  # of two batches each
+    for each in (mixed, own):
+        assert each["micro"] in (26, 51), each
+        assert set(each["said"]) == {"each batch is trained"}
+    assert "does not give its gradients to its optimizer exactly once" in twice[1]
+    assert twice[2] == 4  # two steps of two each, as the last completed one left it
+    assert "Micro-batches of 1 did not fit, either." in nothing[1]
+    assert nothing[2] == 2
+    assert "one optimizer; this one has optimizer, second" in two[1]
+    assert "MeanSquaredError is their sum" in total[1]
+
+
+@pytest.mark.tensorflow
 def test_rates_are_scaled_once_batches_accumulate_and_refusals_name_the_line_to_write() -> None:
     found = sample("callback_fits.py", "rates", "accumulation", "refusals")
     assert found[:2] == [["number", 0.05, None, 0.025], ["schedule", 0.05, 200, 0.049215]]
@@ -73,16 +144,16 @@ def test_rates_are_scaled_once_batches_accumulate_and_refusals_name_the_line_to_
     assert found[2:4] == [["loaded", 0.05, 0.05, True], ["loaded", 0.1, 0.1, False]]
     # far < 1e-6, steps of the optimizer in both, micro-batch, how many, batch
     assert found[4:8] == [[True, 4, 4, 5, 4, 20], [True, 5, 5, 5, 4, 20]] * 2
-    said = [each[0] for each in found[8:14]]
+    said = [each[0] for each in found[8:15]]
     assert "model.fit(finder.batch((x, y), shuffle=True), callbacks=[finder])" in said[0]
     assert said[0] == said[1]
     for words, message in zip(
-        ("from_generator", "sample=batch", "received 'thread'", "Leave it out"),
+        ("from_generator", "sample=batch", "use_ema", "received 'thread'", "Leave it out"),
         said[2:],
         strict=True,
     ):
         assert words in message
-    assert found[14] == [7]
+    assert found[15] == [7]
 
 
 @pytest.mark.tensorflow
@@ -127,4 +198,4 @@ def test_samples_go_into_buckets_each_of_its_own_size() -> None:
 
 @pytest.mark.tensorflow
 def test_the_readmes_snippets_run() -> None:
-    assert sample("readme_callback.py") == [[24, 1], [24, 1], [24, 4], [8] * 5]
+    assert sample("readme_callback.py") == [[24, 1], [24, 1], [24, 4], [8] * 5, [24, 1]]

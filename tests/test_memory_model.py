@@ -186,6 +186,22 @@ def test_without_risk_means_within_the_limit_for_any_power_up_to_the_square(
         assert need(largest) <= limit * 1.001 or largest <= sizes[-1]
 
 
+def test_what_a_larger_size_went_through_with_a_smaller_one_surely_does() -> None:
+    model = line(20, 40, 100)  # 300 MiB at 100
+    assert model.largest_surely_within(250 * MIB) == pytest.approx(75)
+    assert model.largest_surely_within(100 * MIB) == 0
+
+
+def test_fixed_costs_do_not_grow_with_the_size() -> None:
+    heavy = fit([trial(size, 300 + 10 * size, resident=0) for size in (5, 10, 20)])
+    assert heavy is not None
+    surely = heavy.largest_surely_within(600 * MIB)
+    assert 20 * (600 / 500) ** 0.5 < surely < 30  # as if all of it did
+    hidden = fit([trial(size, 300 + size / 100, resident=0) for size in (5, 10, 20)])
+    assert hidden is not None  # a quadratic loss may be about to come out from behind them
+    assert hidden.largest_surely_within(400 * MIB) <= 20 * (400 / 300) ** 0.5
+
+
 def test_no_risk_is_taken_where_there_is_no_room() -> None:
     assert line(2, 10).largest_without_risk(50 * MIB) == 0.0
 

@@ -370,11 +370,11 @@ REPORTS = """
 """
 
 
-def small_copy(example: str, folder: Path) -> Path:
+def small_copy(example: str, folder: Path, *, samples: int = 160) -> Path:
     """The tutorial script, seeded and small, printing what it did."""
     source = (EXAMPLES / f"{example}.py").read_text()
     source = source.replace("import keras", SEEDED, 1)
-    source = re.sub(r"SAMPLES = \d+", "SAMPLES = 160", source)
+    source = re.sub(r"SAMPLES = \d+", f"SAMPLES = {samples}", source)
     source = source.replace("LENGTH = 500", "LENGTH = 20")
     before, fit = source.split('if __name__ == "__main__":\n')
     assert "build_dataset().shuffle(SAMPLES).batch(64), epochs=1" in fit
@@ -383,6 +383,16 @@ def small_copy(example: str, folder: Path) -> Path:
     path = folder / "train.py"
     path.write_text(f'{before}if __name__ == "__main__":\n    model = build_model()\n{report}')
     return path
+
+
+def by_hand(script: Path, batch_size: int) -> None:
+    """Edit the copy as one would by hand: the batch size, and the rate that goes with it."""
+    rate = 0.001 * (batch_size / 64) ** 0.5
+    source = script.read_text().replace(".batch(64)", f".batch({batch_size})")
+    source = source.replace('optimizer="adam"', f"optimizer=keras.optimizers.Adam({rate!r})")
+    assert source.count(f".batch({batch_size})") == 2
+    assert "Adam(" in source
+    script.write_text(source)
 
 
 @pytest.mark.tensorflow
@@ -396,11 +406,7 @@ def test_the_training_equals_that_of_a_copy_edited_by_hand(tmp_path, example):
         f"fit trains with batch size 96 instead of 64, learning rate {rate:.6g} instead of 0.001 "
         "(sqrt rule)."
     ]
-    by_hand = script.read_text().replace(".batch(64)", ".batch(96)")
-    by_hand = by_hand.replace('optimizer="adam"', f"optimizer=keras.optimizers.Adam({rate!r})")
-    assert by_hand.count("96") == 2
-    assert "Adam(" in by_hand
-    script.write_text(by_hand)
+    by_hand(script, 96)
     edited = subprocess.run(
         [sys.executable, "train.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )

@@ -23,16 +23,17 @@ def set_steps(model: Any, steps: int) -> None:
     An optimizer that has stepped before keeps its count of steps.
 
     Raises:
-        UsageError: The model has more than one optimizer, or none.
+        UsageError: The model has more than one optimizer, or none, a loss that is a sum, or an
+            optimizer that averages the weights.
     """
-    held = optimizers.held(model)
-    if len(held) != 1:
-        names = ", ".join(name for name, _ in held) or "none"
+    what = "A target batch size"
+    require_means(model, what)
+    optimizer = optimizers.inner(only_optimizer(model, what))
+    if steps > 1 and optimizer.use_ema:
         raise UsageError(
-            f"A target batch size needs a model with one optimizer; this one has {names}. Leave "
-            "target_batch_size out, and add up the gradients in its train_step."
+            f"{what} and use_ema do not go together: Keras goes on in the moving average of the "
+            "weights with every micro-batch. Leave one of them out."
         )
-    optimizer = optimizers.inner(held[0][1])
     before = optimizer.gradient_accumulation_steps or 1
     unwrap(model)
     if steps != before:
@@ -45,6 +46,46 @@ def set_steps(model: Any, steps: int) -> None:
     own = optimizer._learning_rate
     if steps > 1 and isinstance(own, LearningRateSchedule):
         optimizer._learning_rate = EffectiveSteps(own, steps)
+
+
+def only_optimizer(model: Any, what: str) -> Any:
+    """The model's one optimizer.
+
+    Args:
+        model: A compiled model.
+        what: What was asked for.
+
+    Raises:
+        UsageError: It has more than one, or none.
+    """
+    held = optimizers.held(model)
+    if len(held) != 1:
+        names = ", ".join(name for name, _ in held) or "none"
+        raise UsageError(
+            f"{what} needs a model with one optimizer; this one has {names}. Leave it out, and add "
+            "up the gradients in its train_step."
+        )
+    return held[0][1]
+
+
+def require_means(model: Any, what: str) -> None:
+    """Refuse losses that are sums over a batch: the mean of micro-batches is another number.
+
+    Args:
+        model: A compiled model.
+        what: What was asked for.
+
+    Raises:
+        UsageError: There is one.
+    """
+    settings = getattr(getattr(model, "_compile_config", None), "config", None) or {}
+    for each in keras.tree.flatten(settings.get("loss")):
+        if getattr(each, "reduction", None) == "sum":
+            raise UsageError(
+                f"{what} needs a loss that is the mean over the samples of a batch; "
+                f"{type(each).__name__} is their sum. Compile with its reduction left at "
+                "'sum_over_batch_size'."
+            )
 
 
 def unwrap(model: Any) -> None:

@@ -61,6 +61,7 @@ def load(
                 samples=made.samples,
                 batch_size=made.batch_size,
                 lengths=made.lengths,
+                keeps=made.keeps,
             )
         return _training(*_made(made), request)
     settings.install()

@@ -47,7 +47,13 @@ class Runner:
         if request.sequence_length is not None or request.shapes:
             one = (request.batch_size, request.sequence_length or 1)
             training = training.of_shapes(request.shapes or (one,))
-        recorder = trial.Recorder(memory, self._on_stage, request, training.batches.held_bytes)
+        recorder = trial.Recorder(
+            memory,
+            self._on_stage,
+            request,
+            training.batches.held_bytes,
+            keeps=training.keeps,
+        )
         try:
             return trial.run(training, recorder, request, static=self._static or request.proof)
         except KeyboardInterrupt:

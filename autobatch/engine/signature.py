@@ -240,6 +240,7 @@ def data_parts(training: Training) -> dict[str, Any]:
         or bool(getattr(batches, "_class_weight", None)),
         "validation": {name: _shapes(each) for name, each in training.validation.items()},
         "script_batch_size": training.script_batch_size,
+        "keeps": training.keeps,
     }
 
 

@@ -11,7 +11,7 @@ import contextlib
 import copy
 import gc
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -37,8 +37,8 @@ _GLOBAL_SEEDS = "global_seed_generator"  # Keras's name of it
 def as_before(model: Any) -> Iterator[None]:
     """Whatever is trained inside, `model` comes out as it went in, and so do random numbers."""
     with random_numbers_as_before():
-        variables = [(each, each.numpy().copy()) for each in _variables(model)]
-        objects = [_Attributes(each) for each in _optimizers(model)]
+        kept = [(each, each.numpy().copy()) for each in variables(model)]
+        objects = [Attributes(each) for each in optimizers_of(model)]
         missing = object()
         attributes = {name: vars(model).get(name, missing) for name in _OF_FIT}
         model.train_function = model.test_function = model.predict_function = None
@@ -52,29 +52,37 @@ def as_before(model: Any) -> Iterator[None]:
                     setattr(model, name, value)
                 elif name in vars(model):
                     delattr(model, name)
-            for variable, value in variables:
+            for variable, value in kept:
                 variable.assign(value)
-            known = {id(variable) for variable, _ in variables}
-            if any(id(_bare(each)) not in known for each in model.metrics_variables):
-                model.reset_metrics()  # made by the first batch that they saw
+            reset_new_metrics(model, [variable for variable, _ in kept])
             gc.collect()  # what the trials have traced holds memory of the device
 
 
 @contextlib.contextmanager
 def random_numbers_as_before() -> Iterator[None]:
     """Python's, numpy's, TensorFlow's and Keras's random numbers go on where they were."""
-    python, of_numpy = random.getstate(), np.random.get_state()
-    put_back = [_eager_context(), _global_generator(), _keras_seeds()]
+    put_back = random_numbers()
     try:
         yield
     finally:
+        put_back()
+
+
+def random_numbers() -> Callable[[], None]:
+    """What has all of them go on where they are now, whatever is drawn meanwhile."""
+    python, of_numpy = random.getstate(), np.random.get_state()
+    others = [_eager_context(), _global_generator(), _keras_seeds()]
+
+    def put_back() -> None:
         random.setstate(python)
         np.random.set_state(of_numpy)
-        for each in put_back:
+        for each in others:
             each()
 
+    return put_back
 
-class _Attributes:
+
+class Attributes:
     """The attributes of an object, and what lists and dictionaries among them held."""
 
     def __init__(self, held: Any) -> None:
@@ -96,19 +104,20 @@ class _Attributes:
                 container.update(content)
 
 
-def _optimizers(model: Any) -> list[Any]:
+def optimizers_of(model: Any) -> list[Any]:
+    """The optimizers of a model, those inside of others too."""
     found = []
     for _, optimizer in optimizers.held(model):
         found += [optimizer, *filter(None, [getattr(optimizer, "inner_optimizer", None)])]
     return found
 
 
-def _variables(model: Any) -> list[Any]:
+def variables(model: Any) -> list[Any]:
     """All variables that a training step may assign to, each once."""
     found = [*model.variables, *model.metrics_variables]
     for layer in model._flatten_layers():
         found += [each for each in vars(layer).values() if isinstance(each, tf.Variable)]
-    for optimizer in _optimizers(model):
+    for optimizer in optimizers_of(model):
         found += optimizer.variables
     return list({id(bare): bare for bare in map(_bare, found)}.values())
 
@@ -117,8 +126,15 @@ def _bare(variable: Any) -> Any:
     return variable.value if isinstance(variable, keras.Variable) else variable
 
 
-def _nothing() -> None:
-    pass
+def reset_new_metrics(model: Any, known: Iterable[Any]) -> None:
+    """Empty the metrics where there are some that the known variables do not tell of."""
+    before = {id(variable) for variable in known}
+    if any(id(_bare(each)) not in before for each in model.metrics_variables):
+        model.reset_metrics()  # made by the first batch that they saw
+
+
+def nothing() -> None:
+    """Put nothing back."""
 
 
 def _eager_context() -> Any:
@@ -126,13 +142,21 @@ def _eager_context() -> Any:
     try:
         from tensorflow.python.eager import context
 
-        generator = context.context()._rng
+        current = context.context()
+        generator = current._rng
     except (ImportError, AttributeError):  # a private name: where it has moved, there is no way
-        return _nothing
+        return nothing
     if generator is None:
-        return _nothing
+        return nothing
     state = generator.getstate()
-    return lambda: generator.setstate(state)
+
+    def put_back() -> None:
+        if generator.getstate() != state:
+            generator.setstate(state)
+            # Operations are kept by their seeds, which come again, and have drawn meanwhile.
+            current.clear_kernel_cache()
+
+    return put_back
 
 
 def _global_generator() -> Any:
@@ -141,7 +165,7 @@ def _global_generator() -> Any:
 
         generator = ops.global_generator
     except (ImportError, AttributeError):
-        return _nothing
+        return nothing
     if generator is None:
         return lambda: setattr(ops, "global_generator", None)
     state = generator.state.numpy().copy()
@@ -152,7 +176,7 @@ def _keras_seeds() -> Any:
     try:
         from keras.src.backend.common import global_state
     except ImportError:
-        return _nothing
+        return nothing
     seeds = global_state.get_global_attribute(_GLOBAL_SEEDS)
     if seeds is None:
         return lambda: global_state.set_global_attribute(_GLOBAL_SEEDS, None)

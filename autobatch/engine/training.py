@@ -34,6 +34,7 @@ class Training:
         validation: The user's own arguments for validation; empty where there are none.
         script_batch_size: What the user's script trains with; None where nothing says.
         warnings: Sentences the user should read.
+        keeps: What a step begins with is kept until it has ended, as `recover=True` does.
         borrows: Validate on training data, where the user validates nothing.
         made_up: The data is ours, made up to fit the model or some rows for all: nothing of it
             tells how long the user's sequences are.
@@ -47,6 +48,7 @@ class Training:
     validation: dict[str, Any]
     script_batch_size: int | None = None
     warnings: tuple[str, ...] = ()
+    keeps: bool = False
     borrows: bool = field(init=False)
     made_up: bool = False
     lengths: Lengths | None = None
@@ -200,6 +202,7 @@ def from_sample(
     samples: int | None,
     batch_size: int | None,
     lengths: Lengths | None = None,
+    keeps: bool = False,
 ) -> Training:
     """The training of a live model whose data stays where it is: a few rows stand for all.
 
@@ -209,11 +212,21 @@ def from_sample(
         samples: Rows in an epoch; None where unknown.
         batch_size: The user's own; None where there is none.
         lengths: Of the data's sequences; None where unknown.
+        keeps: As `Training.keeps`.
     """
     rows = tf.data.Dataset.from_tensor_slices(sample)
     batches = DatasetBatches(rows, batched=False)
     batches.samples, batches.batch_size = samples, batch_size
-    return Training(model, model.fit, batches, {}, batch_size, made_up=True, lengths=lengths)
+    return Training(
+        model,
+        model.fit,
+        batches,
+        {},
+        batch_size,
+        keeps=keeps,
+        made_up=True,
+        lengths=lengths,
+    )
 
 
 def _batches(model: Any, data: Any) -> Batches:

@@ -12,6 +12,7 @@ import numpy as np
 
 from autobatch.engine import optimizers
 from autobatch.engine.device import DeviceMemory
+from autobatch.engine.recovery import KeptSteps
 from autobatch.engine.replay import StepTrace
 from autobatch.engine.training import Training
 from autobatch.errors import ModelError
@@ -43,9 +44,13 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         on_stage: Callable[[str, int, int], None],
         request: RunTrial,
         data_bytes: tuple[int, ...] = (),
+        *,
+        keeps: bool = False,
     ) -> None:
         super().__init__()
         self._memory, self._on_stage, self._request = memory, on_stage, request
+        self._keeps = keeps
+        self._own_function: Any = None
         self._trace = StepTrace(memory, data_bytes) if request.trace else None
         self.needed_bytes: int | None = None
         memory.reset_peak()  # what loading took is past
@@ -62,6 +67,15 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
     def expect(self, steps: int, total: int) -> None:
         """Let the next `fit` run for `steps`, out of `total` in this trial."""
         self._until, self._total = len(self.peaks) + steps, total
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        if self._keeps:
+            self._own_function = self.model.train_function
+            self.model.train_function = KeptSteps(self.model, self._own_function)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        if self._keeps:
+            self.model.train_function = self._own_function
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         self._on_stage("step", len(self.peaks) + 1, self._total)

@@ -1,8 +1,9 @@
-"""The callback against its bars: bit for bit, as fast as a plain batch, no memory lost.
+"""What comes before `fit` against its bars: bit for bit, as fast, as safe as a probe.
 
     callback.py exact                       training with it, and hard-coded to its answer
     callback.py pipeline                    finder.batch against a plain batch, in alternating pairs
-    callback.py search [CONFIGURATION ...]  searches in the process that trains
+    callback.py search [CONFIGURATION ...]  searches in the process that trains, a probe beside each
+    callback.py run                         `autobatch run`, and a copy of the script edited by hand
 
 Rows go to rows/callback.jsonl.
 """
@@ -16,10 +17,11 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
-from configurations import CONFIGURATIONS, EXAMPLES, ROWS
+from configurations import CONFIGURATIONS, EXAMPLES, ROWS, STEPS, Configuration
 
 CALLBACK = ROWS / "callback.jsonl"
 SAMPLES = Path(__file__).resolve().parent.parent.parent / "tests" / "samples"
@@ -39,7 +41,7 @@ def exact() -> None:
         (policy, isolation, resumed)
         for policy in POLICIES
         for isolation in ("process", "worker")
-        for resumed in (False, True)
+        for resumed in (False, "BackupAndRestore", "ModelCheckpoint")
     ]
     environment = next(iter(CONFIGURATIONS.values())).environment()
     done = subprocess.run(
@@ -96,7 +98,7 @@ def seconds(dataset: object) -> float:
 
 
 def search(names: list[str]) -> None:
-    """Bar 3: each in a process of its own, beside the answers that probes have given."""
+    """Bar 3: each in a process of its own, beside the answer that a probe gives."""
     for name in names:
         configuration = CONFIGURATIONS[name]
         done = subprocess.run(
@@ -108,18 +110,25 @@ def search(names: list[str]) -> None:
         row = {"bar": "search", "configuration": name, "exit": done.returncode}
         if done.returncode == 0:
             row |= json.loads(done.stdout.splitlines()[-1])
-            row["probed"] = [
-                each["batch_size"]
-                for each in map(json.loads, (ROWS / "searches.jsonl").open())
-                if each["configuration"] == name and "batch_size" in each
-            ]
+            row["probed"] = probed(configuration)
+            row["ratio"] = round(row["batch_size"] / row["probed"], 3)
         else:
             row["error"] = done.stderr[-300:]
         write(row)
 
 
+def probed(configuration: Configuration) -> int:
+    """What `autobatch probe` answers."""
+    command = [sys.executable, "-m", "autobatch", "probe", f"{configuration.path}:build_model"]
+    for name, value in configuration.options().items():
+        command += [f"--{name.replace('_', '-')}", value]
+    command += ["--json", "--quiet", "--no-cache"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return int(json.loads(done.stdout)["batch_size"])
+
+
 def here(name: str) -> None:
-    """One search in this process, and two steps at its answer."""
+    """One search in this process, and some steps at its answer."""
     import autobatch
 
     path = EXAMPLES / f"{CONFIGURATIONS[name].example}.py"
@@ -130,7 +139,7 @@ def here(name: str) -> None:
     spec.loader.exec_module(module)
     model, finder = module.build_model(), autobatch.AutoBatch(isolation="process")
     data = finder.batch(module.build_dataset())
-    model.fit(data, steps_per_epoch=2, callbacks=[finder], verbose=0)
+    model.fit(data, steps_per_epoch=STEPS, callbacks=[finder], verbose=0)
     result = finder.result
     assert result is not None
     outcomes = [str(each.outcome) for each in result.trials]
@@ -145,9 +154,41 @@ def here(name: str) -> None:
     print(json.dumps(row))
 
 
+def run() -> None:
+    """Bar 4: the tutorial scripts, seeded, on fewer and shorter samples."""
+    from test_run import EXAMPLES as TUTORIALS
+    from test_run import by_hand, said, small_copy
+
+    for example, samples in (("cifar10_cnn", 2048), ("imdb_lstm", 1024)):
+        with tempfile.TemporaryDirectory() as folder:
+            script = small_copy(example, Path(folder), samples=samples)
+            command = [sys.executable, "-m", "autobatch", "run", "train.py", "--device=cpu"]
+            command += ["--memory-limit=256MiB", "--no-cache"]
+            ran = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+            [line] = said(ran.stderr)
+            size = int(line.split("batch size ")[1].split()[0])
+            by_hand(script, size)
+            edited = subprocess.run(
+                [sys.executable, "train.py"], cwd=folder, capture_output=True, text=True
+            )
+            ours, theirs = (json.loads(each.stdout) for each in (ran, edited))
+            row = {"bar": "run", "script": f"{TUTORIALS.name}/{example}.py", "samples": samples}
+            losses = [each[0]["loss"] for each in (ours, theirs)]
+            write(
+                row
+                | {
+                    "exit": ran.returncode,
+                    "said": line,
+                    "batch_size": size,
+                    "losses": losses,
+                    "equal": ours == theirs,  # metrics, weights, rate and steps too
+                }
+            )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("bar", choices=["exact", "pipeline", "search", "here"])
+    parser.add_argument("bar", choices=["exact", "pipeline", "search", "run", "here"])
     parser.add_argument("configurations", nargs="*", default=list(CONFIGURATIONS))
     given = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -156,7 +197,7 @@ def main() -> None:
     elif given.bar == "here":
         here(given.configurations[0])
     else:
-        {"exact": exact, "pipeline": pipeline}[given.bar]()
+        {"exact": exact, "pipeline": pipeline, "run": run}[given.bar]()
 
 
 if __name__ == "__main__":

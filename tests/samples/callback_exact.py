@@ -56,9 +56,15 @@ def run(isolation, resumed, learning_rate=1e-3):
     keras.utils.set_random_seed(7)
     seen, rate = [], learning_rate
     with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/model.keras"
         for cut in [2, None] if resumed else [None]:
             model, data, losses = build(learning_rate), samples(), Losses(cut)
-            callbacks = [keras.callbacks.BackupAndRestore(folder), losses]
+            if resumed == "ModelCheckpoint":
+                callbacks, start = [keras.callbacks.ModelCheckpoint(path), losses], 0
+                if cut is None:
+                    model, start = keras.models.load_model(path), 2
+            else:
+                callbacks, start = [keras.callbacks.BackupAndRestore(folder), losses], 0
             if isolation is None:
                 data = data.batch(SIZE)
             else:
@@ -67,7 +73,7 @@ def run(isolation, resumed, learning_rate=1e-3):
                 # Before the one that restores, or behind it: that must not matter.
                 callbacks.insert(len(callbacks) if cut else 0, finder)
             with contextlib.suppress(InterruptedError):
-                model.fit(data, epochs=EPOCHS, callbacks=callbacks, verbose=0)
+                model.fit(data, epochs=EPOCHS, initial_epoch=start, callbacks=callbacks, verbose=0)
             if isolation is not None:
                 rate = finder.result.learning_rate
                 assert finder.result.batch_size == SIZE

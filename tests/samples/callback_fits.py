@@ -36,7 +36,7 @@ class Watch(keras.callbacks.Callback):
         self.epochs, self.rate, self.steps = [], None, None
 
     def on_train_begin(self, logs=None):
-        self.rate = float(self.model.optimizer.learning_rate)
+        self.rate = float(tf.convert_to_tensor(self.model.optimizer.learning_rate))
         self.steps = self.params["steps"]
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -99,6 +99,98 @@ def ways():
         late = finder.batch((X, Y, np.ones(ROWS)))
         model.fit(late, epochs=epochs, callbacks=[watch, finder], verbose=0)
         print(json.dumps([name, watch.epochs, watch.steps]))
+
+
+def nested():
+    """Inputs by name, as arrays and as a dataset."""
+    inputs = {name: keras.Input((8,), name=name) for name in ("a", "b")}
+    model = keras.Model(inputs, keras.layers.Dense(1)(keras.layers.Add()(list(inputs.values()))))
+    model.compile("sgd", "mse")
+    named = ({"a": X, "b": -X}, Y)
+    for data in (named, tf.data.Dataset.from_tensor_slices(named)):
+        watch, finder = Watch(), finder_of()
+        late = finder.batch(data)
+        model.fit(late, callbacks=[watch, finder], verbose=0)
+        rows = np.concatenate([x["b"] for x, _ in late])
+        print(json.dumps([watch.epochs, watch.steps, bool((np.sort(rows) == np.sort(-X)).all())]))
+
+
+def others():
+    """Keras's own callbacks beside it: when to stop, and what to do on a plateau."""
+    never = {"monitor": "loss", "min_delta": 1e9}
+    model, watch, finder = build(keras.optimizers.SGD(0.1)), Watch(), finder_of()
+    callbacks = [
+        keras.callbacks.EarlyStopping(patience=3, **never),
+        keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=1, **never),
+    ]
+    model.fit(finder.batch((X, Y)), epochs=9, callbacks=[*callbacks, watch, finder], verbose=0)
+    rate = float(model.optimizer.learning_rate)
+    print(json.dumps(["others", len(watch.epochs), round(watch.rate, 6), round(rate, 6)]))
+
+
+def mirrored():
+    """Two replicas: Keras draws a batch before it asks any callback."""
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, 2 * [tf.config.LogicalDeviceConfiguration()])
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        model = build()
+    watch = Watch()
+    finder = autobatch.AutoBatch(14, minimum=7, maximum=7, steps=1, proof_steps=1)
+    model.fit(finder.batch((X, Y)), callbacks=[watch, finder], verbose=0)
+    result = finder.result
+    sizes = [result.batch_size, result.global_batch_size]
+    print(json.dumps([watch.epochs, watch.steps, sizes, result.proof.kind]))
+    try:
+        again = autobatch.AutoBatch(recover=True)
+        model.fit(again.batch((X, Y)), callbacks=[again], verbose=0)
+    except autobatch.UsageError as error:
+        print(json.dumps([error.message]))
+
+
+def gpu():
+    """A process that holds a GPU lets no worker in."""
+    model = build()
+    for isolation in ("auto", "worker"):
+        finder = autobatch.AutoBatch(
+            14, isolation=isolation, minimum=7, maximum=7, steps=1, proof_steps=1
+        )
+        try:
+            model.fit(finder.batch((X, Y)), callbacks=[finder], verbose=0)
+            print(json.dumps([finder.result.proof.kind, finder.result.device.kind]))
+        except autobatch.DeviceError as error:
+            print(json.dumps([error.message]))
+
+
+def resumed():
+    """A training in micro-batches that was cut off goes on as if it had not been."""
+    weights = []
+    for way in (None, "BackupAndRestore", "ModelCheckpoint"):
+        with tempfile.TemporaryDirectory() as folder:
+            schedule = keras.optimizers.schedules.PiecewiseConstantDecay([3], [0.1, 0.01])
+            model = build(keras.optimizers.Adam(schedule))
+            path = f"{folder}/model.keras"
+            for first, last in [(0, 3)] if way is None else [(0, 1), (1, 3)]:
+                callbacks = []
+                if way == "BackupAndRestore":
+                    model = build(keras.optimizers.Adam(schedule))
+                    saves = keras.callbacks.BackupAndRestore(folder, delete_checkpoint=False)
+                    callbacks, first = [saves], 0
+                elif way == "ModelCheckpoint":
+                    model = keras.models.load_model(path) if first else model
+                    callbacks = [keras.callbacks.ModelCheckpoint(path)]
+                options = {"target_batch_size": 20, "minimum": 1, "maximum": 6}
+                finder = finder_of(20, learning_rate_rule="none", **options)
+                model.fit(
+                    finder.batch((X[:40], Y[:40])),
+                    initial_epoch=first,
+                    epochs=last,
+                    callbacks=[finder, *callbacks],
+                    verbose=0,
+                )
+        weights.append([each.numpy() for each in model.weights])
+        pairs = zip(weights[0], weights[-1], strict=True)
+        far = max(float(np.abs(a - b).max()) for a, b in pairs)
+        print(json.dumps([way, far < 1e-6, int(model.optimizer.iterations)]))
 
 
 def rates():
@@ -166,6 +258,8 @@ def refusals():
     """What cannot be done is said, with what to do."""
     finder, model = finder_of(), build()
     other = finder_of()
+    micro = finder_of(target_batch_size=20, minimum=1, maximum=6)
+    averaging = build(keras.optimizers.Adam(use_ema=True))
     endless = tf.data.Dataset.from_generator(
         lambda: iter([(X[0], Y[0])]),
         output_signature=(tf.TensorSpec([None]), tf.TensorSpec([1])),
@@ -175,6 +269,7 @@ def refusals():
         lambda: model.fit(other.batch((X, Y)), callbacks=[finder], verbose=0),
         lambda: model.fit(finder.batch(iter([(X, Y)])), callbacks=[finder]),
         lambda: model.fit(finder.batch(endless), callbacks=[finder], verbose=0),
+        lambda: averaging.fit(micro.batch((X, Y)), callbacks=[micro], verbose=0),
         lambda: autobatch.AutoBatch(isolation="thread"),
         lambda: autobatch.AutoBatch(device="gpu:1"),
     ):
