@@ -36,6 +36,7 @@ class LimitKind(str, Enum):
     CRASH = "crash"
     TIMEOUT = "timeout"
     MODEL_ERROR = "model_error"
+    THROUGHPUT = "throughput"  # larger sizes fit, and train fewer samples a second
 
     __str__ = str.__str__
 

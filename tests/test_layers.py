@@ -29,6 +29,7 @@ ROOMS = [
     "leaks",
     "memory_model",
     "batch_search",
+    "throughput",
     "length_model",
     "bucket_search",
     "learning_rate",
