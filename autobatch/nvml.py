@@ -62,6 +62,8 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True):
         instances: MIG instances; the GPU's own figures are then none of theirs.
         exclusive: Only one process may use it at a time (exclusive compute mode).
         prohibited: No process may.
+        ecc_errors: Errors of its memory since the driver was loaded that could not be corrected;
+            0 also where it has no such correction.
         error: Why parts could not be read; empty as a rule.
         lost: It fell off the bus, or needs a reset.
     """
@@ -78,6 +80,7 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True):
     instances: tuple[Instance, ...] = ()
     exclusive: bool = False
     prohibited: bool = False
+    ecc_errors: int = 0
     error: str = ""
     lost: bool = False
 
@@ -158,6 +161,7 @@ def _gpu(nvml: Any, index: int) -> Gpu:
     memory = ask(lambda: _memory(nvml, handle))
     capability = ask(lambda: nvml.nvmlDeviceGetCudaComputeCapability(handle))
     mode = ask(lambda: nvml.nvmlDeviceGetComputeMode(handle))
+    uncorrected = nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC
     return msgspec.structs.replace(
         gpu,
         compute_capability=".".join(map(str, capability)) if capability else "",
@@ -168,6 +172,7 @@ def _gpu(nvml: Any, index: int) -> Gpu:
         instances=ask(lambda: _instances(nvml, handle)) or (),
         exclusive=mode == nvml.NVML_COMPUTEMODE_EXCLUSIVE_PROCESS,
         prohibited=mode == nvml.NVML_COMPUTEMODE_PROHIBITED,
+        ecc_errors=ask(lambda: nvml.nvmlDeviceGetTotalEccErrors(handle, *uncorrected)) or 0,
         error="; ".join(dict.fromkeys(map(_said, errors))),
         lost=any(error.value in _LOST for error in errors),
     )

@@ -14,7 +14,13 @@ import msgspec
 from autobatch import batch_search, learning_rate, protocol, throughput, verdict
 from autobatch.batch_search import Done, GiveUp, Plan, Search
 from autobatch.conversation import OutOfTime
-from autobatch.errors import AutobatchError, ProbeInterrupted, UsageError, WorkerError
+from autobatch.errors import (
+    AutobatchError,
+    DeviceError,
+    ProbeInterrupted,
+    UsageError,
+    WorkerError,
+)
 from autobatch.events import Observer, Prepared, TrialEnded, TrialStarted, ignore
 from autobatch.options import THROUGHPUT, ProbeOptions
 from autobatch.records import (
@@ -129,9 +135,9 @@ class Searching:
                 end = self._fastest(trials, plan, end)
         except OutOfTime:
             end = self._out_of_time()
-        except WorkerError:
-            self._check_device()
-            if self.search.proven not in self._proven:
+        except (WorkerError, DeviceError) as error:
+            self._check_device()  # a GPU that is lost has more to say of that
+            if isinstance(error, DeviceError) or self.search.proven not in self._proven:
                 raise
             end = Done(self.search.proven)
         if not isinstance(end, Done):

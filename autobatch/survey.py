@@ -195,6 +195,12 @@ def _surveyed(
 ) -> SurveyedGpu:
     seen, board = seen or TensorFlowGpu(), gpu or Gpu(index=0, processes=None)
     problems = [board.error] if board.error else []
+    if board.ecc_errors:
+        problems.append(
+            f"Its memory had {board.ecc_errors} error(s) that could not be corrected (ECC): a "
+            "training may die of the next. Reset it (nvidia-smi --gpu-reset, as root); where they "
+            "come back, have the card replaced."
+        )
     if board.prohibited:
         problems.append("Its compute mode is 'prohibited': nvidia-smi -c 0 (as root) allows use.")
     elif board.exclusive and board.processes:

@@ -39,6 +39,7 @@ ROOMS = [
     "oom_wordings",
     "oom_texts",
     "oom",
+    "device_faults",
     "run_plan",
     "protocol",
     "storage",

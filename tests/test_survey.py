@@ -104,6 +104,7 @@ def test_a_cuda_build_without_a_driver_has_a_problem() -> None:
         (msgspec.structs.replace(BOARD, exclusive=True), "another process has it"),
         (msgspec.structs.replace(BOARD, exclusive=True, processes=()), "one after the other"),
         (msgspec.structs.replace(BOARD, error="GPU is lost. Look at dmesg"), "GPU is lost"),
+        (msgspec.structs.replace(BOARD, ecc_errors=2), "2 error(s) that could not be corrected"),
     ],
 )
 def test_what_is_wrong_with_one_gpu(board: Gpu, said: str) -> None:
@@ -177,7 +178,7 @@ def test_one_gpu_that_is_lost_does_not_hide_the_other(nvml: Nvml) -> None:
 def test_everything_of_a_gpu_is_read(nvml: Nvml) -> None:
     nvml.say(
         "driver version=570.1 cuda=12080",
-        gpu(0, 512, cc="9.0", mode=3, reserved=2 * MIB),
+        gpu(0, 512, cc="9.0", mode=3, reserved=2 * MIB, ecc=2),
         f"process pid=77 bytes={MIB} name=/usr/bin/x",
         "process pid=78 bytes=- name=/usr/bin/y",
         f"instance uuid=MIG-1 total={8 * MIB} used={MIB}",
@@ -201,6 +202,7 @@ def test_everything_of_a_gpu_is_read(nvml: Nvml) -> None:
             ),
             instances=(Instance(uuid="MIG-1", total_bytes=8 * MIB, used_bytes=MIB),),
             exclusive=True,
+            ecc_errors=2,
         ),
     )
 

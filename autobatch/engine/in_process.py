@@ -101,7 +101,10 @@ class InProcess:
             failed=answer,
             smaller_size_passed=0 < self._passed < request.batch_size,
         )
-        return endings.ended(request, end), None
+        trial = endings.ended(request, end)
+        if trial.outcome not in endings.MEMORY and (fault := endings.device_fault(end)):
+            raise fault
+        return trial, None
 
     def _on_stage(self, stage: str, step: int, steps: int) -> None:
         self._observe(WorkerStage(HERE, stage, step, steps, self._size))
