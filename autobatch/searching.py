@@ -211,10 +211,16 @@ class Searching:
             budget_bytes=self._budget,
             limit_bytes=prepared.limit_bytes,
             precision=options.precision,
-            headroom_bytes=options.headroom_bytes(self._budget),
+            headroom_bytes=self._headroom_bytes(prepared),
             usual_size=(prepared.script_batch_size or 0) // replicas or None,
             careful=self._kind is ProofKind.THIS_PROCESS,
         )
+
+    def _headroom_bytes(self, prepared: protocol.Prepared) -> int | None:
+        asked = self._options.headroom_bytes(self._budget)
+        if asked is None and prepared.coarse:  # for the peaks between two samples
+            return int(batch_search.CAREFUL_HEADROOM * self._budget)
+        return asked
 
     # -- trials ------------------------------------------------------------------------------
 

@@ -111,6 +111,7 @@ TOP = {
     "nvml": {"msgspec"},
     "survey": {"msgspec"},
     "probing": {"msgspec"},
+    "crew": {"msgspec"},
     "own_search": {"msgspec"},
     "run_plan": {"msgspec"},
     "run_main": {"msgspec"},

@@ -113,6 +113,27 @@ def test_what_is_wrong_with_one_gpu(board: Gpu, said: str) -> None:
     assert said in " ".join(render(found).split())
 
 
+@pytest.mark.parametrize(
+    ("view", "release", "said"),
+    [
+        (with_gpu(), "6.6.87-microsoft-standard-WSL2", "moves into the host's memory"),
+        (msgspec.structs.replace(with_gpu(), untested="AMD's (ROCm)"), "", "untested there"),
+        (msgspec.structs.replace(with_gpu(), accelerators=("TPU",)), "", "type TPU"),
+    ],
+)
+def test_what_is_worth_knowing_is_noted(view: TensorFlowView, release: str, said: str) -> None:
+    found = combine(DRIVER, view, {}, release=release)
+    assert len(found.notes) == 1
+    assert said in found.notes[0]
+    assert said in render(found)
+    assert combine(DRIVER, with_gpu(), {}, release="6.8.0-generic").notes == ()
+
+
+def test_an_accelerator_without_a_gpu_beside_it_is_a_problem() -> None:
+    view = TensorFlowView(version="2.21.0", accelerators=("TPU",))
+    assert "refuses" in combine(NO_DRIVER, view, {}).problems[0]
+
+
 def test_who_uses_it_is_shown_and_what_is_not_known_is_said() -> None:
     assert "process 7 (other): 1 GiB" in render(combine(DRIVER, with_gpu(), {}))
     silent = msgspec.structs.replace(BOARD, processes=None)
