@@ -114,6 +114,7 @@ class Conversation:
 
         Raises:
             OutOfTime: The probe's time is over.
+            DeviceError: The GPU itself failed.
         """
         self._worker.clear_log()
         self._phase, self._step = "starting the trial", 0
@@ -124,6 +125,8 @@ class Conversation:
             return Ending(answer.as_trial(request), answer, reusable=True)
         assert isinstance(answer, endings.End)
         trial = endings.ended(request, answer)
+        if trial.outcome not in endings.MEMORY and (fault := endings.device_fault(answer)):
+            raise fault
         # After an XLA OOM the process aborts as soon as a variable is freed.
         doomed = trial.outcome in endings.MEMORY and self._compiled
         reusable = answer.failed is not None and not doomed

@@ -6,6 +6,9 @@ Turns a request for a trial into a `Trial`, whatever becomes of the worker that 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
+
+import msgspec
 
 from autobatch import endings, protocol
 from autobatch.conversation import Conversation, Ending
@@ -16,6 +19,7 @@ from autobatch.events import LogText, Observer, WorkerStage
 from autobatch.launcher import Launcher
 from autobatch.options import ProbeOptions
 from autobatch.records import Outcome, Trial
+from autobatch.units import format_bytes
 
 SEARCH, PROOF = "search", "proof"
 RESTARTS = 2  # of a worker whose script sets variables too late: more is a script that never ends
@@ -169,7 +173,8 @@ class Crew:
         else:
             ending = self._run(worker, request)
         worker.bury()
-        return ending
+        budget = self.device.budget_bytes
+        return ending if budget is None else _within(budget, ending)
 
     def bury_all(self) -> None:
         """End every worker."""
@@ -266,3 +271,17 @@ class Crew:
         else:
             self.failed = ending.answer or self.failed
         return ending
+
+
+def _within(budget_bytes: int, ending: Ending) -> Ending:
+    """The proof's ending, if it kept to the budget: not every allocator enforces one."""
+    trial = ending.trial
+    most = max(trial.peak_bytes or 0, trial.other_peak_bytes or 0)
+    if trial.outcome is not Outcome.FITS or most <= budget_bytes:
+        return ending
+    why = (
+        f"it used {format_bytes(most)} of {format_bytes(budget_bytes)}, a limit that this "
+        "allocator does not keep"
+    )
+    trial = msgspec.structs.replace(trial, outcome=Outcome.OUT_OF_MEMORY, why=why)
+    return replace(ending, trial=trial, answer=None)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from autobatch import nvml, visible_devices
 from autobatch.errors import DeviceError, UsageError
@@ -18,6 +20,13 @@ from autobatch.units import GIB, MIB, format_bytes, parse_bytes
 DEFAULT_SHARE = 0.8  # of the memory that this process may use, on the CPU
 MOST_SHARE = 0.9  # of it, for search trials that look beyond the budget
 LOOSENESS = 4  # times the budget: enough for a size twice too large whose memory is quadratic
+_GPU_IS_GPU = " TensorFlow calls every GPU 'gpu', whoever made it."
+_OTHERS = {  # what people ask for, too
+    "tpu": " TPUs are refused: TensorFlow does not tell how much of their memory is in use.",
+    "xpu": " Devices of type XPU are untested, and refused.",
+    **dict.fromkeys(("cuda", "rocm", "metal", "mps", "amd", "nvidia"), _GPU_IS_GPU),
+}
+_ROCM = Path("/dev/kfd")  # the AMD driver's door for computing
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -83,7 +92,8 @@ def choose(options: ProbeOptions) -> DeviceChoice:
     several = re.fullmatch(r"gpu:[0-9]+(?:,gpu:[0-9]+)*", asked)
     indices = tuple(int(number) for number in re.findall(r"[0-9]+", asked)) if several else ()
     if not (several or asked in ("auto", "cpu", "gpu")) or len(set(indices)) < len(indices):
-        raise UsageError(f"device must be {DEVICES}; received {asked!r}.")
+        kind = re.split(r"[:,]", asked.strip().lower())[0]
+        raise UsageError(f"device must be {DEVICES}; received {asked!r}.{_OTHERS.get(kind, '')}")
     limit = parse_bytes(options.memory_limit, "memory_limit") if options.memory_limit else None
     if asked.startswith("gpu") or (asked == "auto" and (options.strategy or gpu_may_be_there())):
         fallback = asked == "auto" and options.strategy is None
@@ -111,13 +121,41 @@ def cpu(limit_bytes: int | None) -> DeviceChoice:
 
 
 def gpu_may_be_there() -> bool:
-    """Whether NVML counts a GPU, or a library of devices is to be loaded into TensorFlow."""
-    if os.environ.get("TF_PLUGGABLE_DEVICE_LIBRARY_PATH"):
+    """Whether NVML may know a GPU, AMD's driver is there, or TensorFlow loads a library of devices.
+
+    Such a library may be named by a variable, or be installed (`tensorflow-metal`, say).
+    """
+    if os.environ.get("TF_PLUGGABLE_DEVICE_LIBRARY_PATH") or _ROCM.exists() or _plugins():
         return True
     try:
         return bool(nvml.read().gpus)
-    except DeviceError:
-        return False
+    except nvml.NvmlError as error:  # a driver that does not answer may have one all the same
+        return error.code not in nvml.NO_DRIVER
+
+
+def _plugins() -> bool:
+    """Whether a library of devices lies where TensorFlow looks for them when it is imported."""
+    spec = importlib.util.find_spec("tensorflow")
+    folders = spec.submodule_search_locations if spec is not None else None
+    beside = [Path(each).parent / "tensorflow-plugins" for each in folders or ()]
+    return any(
+        each.suffix in (".so", ".dylib") for f in beside if f.is_dir() for each in f.iterdir()
+    )
+
+
+def untested_gpu(build: Mapping[str, Any], names: Sequence[str], system: str) -> str:
+    """The sort of GPU, where it is one that nobody tried autobatch on; else empty.
+
+    Args:
+        build: TensorFlow's `get_build_info`.
+        names: Of the GPUs, as TensorFlow describes them.
+        system: The operating system, by `platform.system`.
+    """
+    if build.get("is_rocm_build"):
+        return "AMD's (ROCm)"
+    if system == "Darwin" or any("METAL" in name.upper() for name in names):
+        return "Apple's (Metal)"
+    return ""
 
 
 def gpu_identity(index: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from autobatch import oom, protocol
+from autobatch import device_faults, oom, protocol
 from autobatch.errors import (
     AutobatchError,
     DeviceError,
@@ -76,6 +76,18 @@ class End:
         )
 
 
+def device_fault(end: End) -> DeviceError | None:
+    """What the end says of the GPU itself; None where that is not what failed."""
+    if end.device != "gpu":
+        return None
+    told = () if end.failed is None else (end.failed.message, *(c[1] for c in end.failed.causes))
+    died = end.exit_status is not None
+    found = device_faults.find((*told, end.log) if died else told)
+    if found is None:
+        return None
+    return DeviceError(f"The GPU failed while {doing(end.phase)}: {found}.")
+
+
 class LoadingFailed(Exception):  # noqa: N818 - an event; `error` is what the user is told
     """A worker could not load the target.
 
@@ -130,10 +142,12 @@ def loading_failed(end: End, budget_bytes: int | None) -> LoadingFailed:
         kind = next((k for k in _OURS if k.__name__ in failed.exception_types), ModelError)
         details = tail if "sys.exit" in failed.message else ""
         return LoadingFailed(Outcome.FAILED, kind(failed.message, details=details))
-    found = end.diagnosis
+    found, fault = end.diagnosis, device_fault(end)
     error: AutobatchError
     if found.outcome in MEMORY:
         error = _nothing_fits(found, end.phase, budget_bytes)
+    elif fault is not None:
+        error = fault
     elif failed is not None:
         error = model_error(failed, "The model could not be loaded")
     elif end.silent_seconds is not None:

@@ -152,13 +152,24 @@ class InWorkers(Searching, Generic[Answer]):
         except NoGpuError:
             if not self._device.fallback:
                 raise
-            self._observe(Notice("TensorFlow sees no GPU: the CPU is probed instead."))
+            self._observe(
+                Notice(
+                    "TensorFlow sees no GPU: the CPU is probed instead. autobatch devices says "
+                    "whether there is one."
+                )
+            )
             self._device = devices.cpu(self._device.budget_bytes)
             crew.move_to(self._device)
             self._lock.release()
             return crew.prepare()
 
     def _describe(self, prepared: protocol.Prepared, crew: Crew) -> Device:
+        if prepared.accelerators and self._device.kind == "cpu" and self._options.device == "auto":
+            kinds = ", ".join(prepared.accelerators)
+            raise DeviceError(
+                f"TensorFlow has {kinds} here, and no GPU. autobatch cannot read the memory of "
+                f"{kinds}: it sizes batches for GPUs, or with --device cpu for the CPU."
+            )
         limits = (self._device.budget_bytes, prepared.user_limit_bytes, prepared.limit_bytes)
         budget = min(limit for limit in limits if limit)
         if prepared.user_limit_bytes is not None:  # the proof keeps it, search trials need not
@@ -174,6 +185,7 @@ class InWorkers(Searching, Generic[Answer]):
             replicas=prepared.replicas,
             allocator=prepared.allocator,
             neighbours=self._watch.neighbours,
+            memory_read_from="nvml" if prepared.coarse else "allocator",
         )
 
     def _check_proof(self, crew: Crew) -> None:

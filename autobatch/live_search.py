@@ -11,7 +11,14 @@ import tensorflow as tf
 from autobatch import bucket_probing, learning_rate, probing, searching
 from autobatch.bucket_options import BucketOptions
 from autobatch.bucket_records import BucketResult
-from autobatch.engine import accumulation, in_process, optimizers, snapshot, training
+from autobatch.engine import (
+    accumulation,
+    device_settings,
+    in_process,
+    optimizers,
+    snapshot,
+    training,
+)
 from autobatch.errors import DeviceError, ModelError, UsageError
 from autobatch.events import Notice, Observer
 from autobatch.length_buckets import Lengths
@@ -49,6 +56,7 @@ def search(
     Raises:
         AutobatchError: As `autobatch.probe`.
     """
+    device_settings.refuse_unsupported(model.distribute_strategy)
     live = LiveTraining(model, sample, samples=samples, batch_size=batch_size, keeps=recover)
     with snapshot.random_numbers_as_before():
         if _in_process(model, options, isolation):
@@ -156,14 +164,12 @@ def _in_process(model: Any, options: ProbeOptions, isolation: str) -> bool:
             "TensorFlow in this process has taken the GPU's memory, so no worker can have it. "
             "Leave isolation at 'auto': trials then run in this process."
         )
-    here = isolation == "process" or taken
-    if (here or options.target_batch_size is not None) and replicas(model) > 1:
+    if options.target_batch_size is not None and replicas(model) > 1:
         raise UsageError(
-            f"{'Trials in this process' if here else 'target_batch_size'} and a strategy of "
-            f"{replicas(model)} replicas do not go together. Find the size for one replica "
-            "beforehand with autobatch.probe."
+            f"target_batch_size and a strategy of {replicas(model)} replicas do not go together. "
+            "Leave it out, or train on one device."
         )
-    return here
+    return isolation == "process" or taken
 
 
 def _for_replicas(result: ProbeResult, model: Any, options: ProbeOptions) -> ProbeResult:

@@ -80,7 +80,7 @@ class Watch:
         """What others did since `start`, as a sentence; None where they did nothing.
 
         Raises:
-            DeviceError: A GPU is lost.
+            DeviceError: A GPU is lost, or its memory failed.
         """
         self._look()
         if self._lost is not None:
@@ -124,7 +124,7 @@ class Watch:
             self._look()
 
     def _look(self) -> None:
-        if not any(held is not None for held in self._watched.values()) or self._said:
+        if not self._watched or self._said:
             return
         try:
             now = self._by_bus()
@@ -137,6 +137,12 @@ class Watch:
                 why = gpu.error if gpu is not None else "NVML lists it no more."
                 self._lost = DeviceError(
                     f"The GPU on PCI bus {bus_id} was lost while the probe ran: {why}"
+                )
+            elif gpu.ecc_errors > self._before[bus_id].ecc_errors:
+                self._lost = DeviceError(
+                    f"The memory of the GPU on PCI bus {bus_id} had an error that could not be "
+                    "corrected (ECC) while the probe ran: no trial counts. Reset it (nvidia-smi "
+                    "--gpu-reset, as root), and probe again."
                 )
             elif held is not None and gpu.processes is not None:
                 others = held_by_others(gpu, self._is_ours)

@@ -62,6 +62,8 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True):
         instances: MIG instances; the GPU's own figures are then none of theirs.
         exclusive: Only one process may use it at a time (exclusive compute mode).
         prohibited: No process may.
+        ecc_errors: Errors of its memory since the driver was loaded that could not be corrected;
+            0 also where it has no such correction.
         error: Why parts could not be read; empty as a rule.
         lost: It fell off the bus, or needs a reset.
     """
@@ -78,6 +80,7 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True):
     instances: tuple[Instance, ...] = ()
     exclusive: bool = False
     prohibited: bool = False
+    ecc_errors: int = 0
     error: str = ""
     lost: bool = False
 
@@ -128,6 +131,58 @@ def memory_of(pid: int) -> int | None:
     return sum(found) if found else None
 
 
+class Held(msgspec.Struct, frozen=True, kw_only=True):
+    """What is taken of a GPU: by all, and by one process (None where the driver does not say)."""
+
+    total_bytes: int
+    used_bytes: int
+    reserved_bytes: int = 0
+    by_process: int | None = None
+
+
+class Holdings:
+    """Reads, time after time, what a process holds of some GPUs. NVML stays up meanwhile.
+
+    Args:
+        pid: The process.
+        bus_ids: Of the GPUs, in CUDA's form.
+
+    Raises:
+        NvmlError: There is no driver, or none of these GPUs.
+    """
+
+    def __init__(self, pid: int, bus_ids: tuple[str, ...]) -> None:
+        self._pid = pid
+        with _errors() as nvml:
+            nvml.nvmlInit()  # until the process ends
+            every = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
+            by_bus = {_bus_id(nvml, handle): handle for handle in every}
+        wanted = [canonical_bus_id(each) for each in bus_ids]
+        if not wanted or any(each not in by_bus for each in wanted):
+            raise NvmlError(f"NVML lists no GPU on PCI bus {', '.join(bus_ids) or 'unknown'}.")
+        self._handles = {each: by_bus[bus] for each, bus in zip(bus_ids, wanted, strict=True)}
+
+    def read(self) -> dict[str, Held]:
+        """By bus id, what is held now.
+
+        Raises:
+            NvmlError: NVML does not answer.
+        """
+        with _errors() as nvml:
+            return {bus: self._held(nvml, handle) for bus, handle in self._handles.items()}
+
+    def _held(self, nvml: Any, handle: Any) -> Held:
+        total, used, reserved = _memory(nvml, handle)
+        every = _try(nvml, lambda: nvml.nvmlDeviceGetComputeRunningProcesses(handle)) or ()
+        ours = [p.usedGpuMemory for p in every if p.pid == self._pid]
+        return Held(
+            total_bytes=total,
+            used_bytes=used,
+            reserved_bytes=reserved,
+            by_process=ours[0] if ours else None,
+        )
+
+
 def canonical_bus_id(bus_id: str) -> str:
     """A PCI bus id in CUDA's form, out of NVML's (eight digits of domain, upper case) or any."""
     domain, _, rest = bus_id.strip().lower().partition(":")
@@ -143,9 +198,7 @@ def _gpu(nvml: Any, index: int) -> Gpu:
     gpu = Gpu(index=index, processes=None)
     try:
         handle = nvml.nvmlDeviceGetHandleByIndex(index)
-        bus_id = nvml.nvmlDeviceGetPciInfo(handle).busId
-        known = canonical_bus_id(bus_id.decode() if isinstance(bus_id, bytes) else bus_id)
-        gpu = msgspec.structs.replace(gpu, bus_id=known)
+        gpu = msgspec.structs.replace(gpu, bus_id=_bus_id(nvml, handle))
         name, uuid = nvml.nvmlDeviceGetName(handle), nvml.nvmlDeviceGetUUID(handle)
         gpu = msgspec.structs.replace(gpu, name=name, uuid=uuid)
     except nvml.NVMLError as error:
@@ -158,6 +211,7 @@ def _gpu(nvml: Any, index: int) -> Gpu:
     memory = ask(lambda: _memory(nvml, handle))
     capability = ask(lambda: nvml.nvmlDeviceGetCudaComputeCapability(handle))
     mode = ask(lambda: nvml.nvmlDeviceGetComputeMode(handle))
+    uncorrected = nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC
     return msgspec.structs.replace(
         gpu,
         compute_capability=".".join(map(str, capability)) if capability else "",
@@ -168,9 +222,15 @@ def _gpu(nvml: Any, index: int) -> Gpu:
         instances=ask(lambda: _instances(nvml, handle)) or (),
         exclusive=mode == nvml.NVML_COMPUTEMODE_EXCLUSIVE_PROCESS,
         prohibited=mode == nvml.NVML_COMPUTEMODE_PROHIBITED,
+        ecc_errors=ask(lambda: nvml.nvmlDeviceGetTotalEccErrors(handle, *uncorrected)) or 0,
         error="; ".join(dict.fromkeys(map(_said, errors))),
         lost=any(error.value in _LOST for error in errors),
     )
+
+
+def _bus_id(nvml: Any, handle: Any) -> str:
+    said = nvml.nvmlDeviceGetPciInfo(handle).busId
+    return canonical_bus_id(said.decode() if isinstance(said, bytes) else said)
 
 
 def _memory(nvml: Any, handle: Any) -> tuple[int, int, int]:
@@ -236,16 +296,21 @@ def _said(error: Any) -> str:
 @contextlib.contextmanager
 def _nvml() -> Iterator[Any]:
     """The NVML library, brought up and let go again; its errors are ours."""
+    with _errors() as nvml:
+        nvml.nvmlInit()
+        try:
+            yield nvml
+        finally:
+            with contextlib.suppress(nvml.NVMLError):
+                nvml.nvmlShutdown()
+
+
+@contextlib.contextmanager
+def _errors() -> Iterator[Any]:
+    """pynvml; its errors are ours."""
     import pynvml  # late: `import autobatch` stays light
 
-    up = False
     try:
-        pynvml.nvmlInit()
-        up = True
         yield pynvml
     except pynvml.NVMLError as error:
         raise NvmlError(f"NVML could not be read: {_said(error)}", code=error.value) from error
-    finally:
-        if up:
-            with contextlib.suppress(pynvml.NVMLError):
-                pynvml.nvmlShutdown()

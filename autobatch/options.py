@@ -14,6 +14,7 @@ from autobatch.units import parse_bytes, parse_share_or_bytes
 
 DEVICES = "auto, cpu, gpu, gpu:N or several of them such as gpu:0,gpu:1"
 STRATEGIES = ("mirrored",)
+SIZE, THROUGHPUT = "size", "throughput"  # what may be preferred
 
 # The command's names of options, where they are not the fields' own.
 FLAGS = {
@@ -48,6 +49,8 @@ class ProbeOptions(msgspec.Struct, frozen=True, kw_only=True):
         power_of_two: Sizes are powers of two.
         target_batch_size: The batch size of a step of the optimizer: the largest micro-batch is
             sought that divides it, and the gradients of several are added up.
+        prefer: `size` for the largest safe batch; `throughput` for the one, of those that the
+            search tried, with the best proven samples a second.
         precision: Share of the answer that may be left on the table; 0 for the exact size.
         headroom: Least share (`'5%'`) or bytes (`'256MiB'`) of the budget to keep free at the
             peak. Defaults to 5 %, and where no step could be replayed to as much as the spread
@@ -90,6 +93,7 @@ class ProbeOptions(msgspec.Struct, frozen=True, kw_only=True):
     multiple_of: int = 1
     power_of_two: bool = False
     target_batch_size: int | None = None
+    prefer: str = SIZE
     precision: float = 0.02
     headroom: str | None = None
     steps: int = 4
@@ -165,6 +169,7 @@ class ProbeOptions(msgspec.Struct, frozen=True, kw_only=True):
             "run_as": ("auto", "script", "module"),
             "backend": (None, "tensorflow"),
             "strategy": (None, *STRATEGIES),
+            "prefer": (SIZE, THROUGHPUT),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:

@@ -200,6 +200,8 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         max_length: The greatest length that trials can have; None where lengths are not told apart.
         bucket_boundaries, bucket_batch_sizes: The script's own, where it buckets its data by
             length.
+        coarse: Memory is sampled by NVML, as the allocator keeps no statistics.
+        accelerators: Kinds of devices there that are neither CPUs nor GPUs, such as `TPU`.
     """
 
     model: str
@@ -223,6 +225,8 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     max_length: int | None = None
     bucket_boundaries: tuple[int, ...] = ()
     bucket_batch_sizes: tuple[int, ...] = ()
+    coarse: bool = False
+    accelerators: tuple[str, ...] = ()
 
 
 class TrialDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -234,6 +238,7 @@ class TrialDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         other_peak_bytes: Most bytes in use outside the steps: while data is moved or validated.
         resident_bytes: In use after it.
         needed_bytes: What a step needs once fragmentation is counted; None where not traced.
+        process_bytes: By NVML, all that the worker holds of a GPU; None where it does not say.
         validation_steps: Validation steps that ran.
         last_batch_size: Samples in the smaller last batch; None where there was none.
         not_a_number: The loss was no number at some step.
@@ -245,6 +250,7 @@ class TrialDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     other_peak_bytes: int
     resident_bytes: int
     needed_bytes: int | None = None
+    process_bytes: int | None = None
     validation_steps: int = 0
     last_batch_size: int | None = None
     not_a_number: bool = False
@@ -260,6 +266,7 @@ class TrialDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
             step_peak_bytes=self.step_peak_bytes,
             resident_bytes=self.resident_bytes,
             needed_bytes=self.needed_bytes,
+            process_bytes=self.process_bytes,
             step_seconds=self.step_seconds,
             proof=request.proof,
             sequence_length=request.sequence_length,

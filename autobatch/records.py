@@ -36,6 +36,7 @@ class LimitKind(str, Enum):
     CRASH = "crash"
     TIMEOUT = "timeout"
     MODEL_ERROR = "model_error"
+    THROUGHPUT = "throughput"  # larger sizes fit, and train fewer samples a second
 
     __str__ = str.__str__
 
@@ -73,6 +74,9 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
         resident_bytes: In use between steps: weights, optimizer slots, data; None if unknown.
         needed_bytes: The least limit under which replays of a step's allocations survive,
             fragmentation counted; None where the step was not traced.
+        process_bytes: What NVML counts for the process after the steps: the allocator's memory, and
+            all that is outside of it (CUDA's context, workspaces of cuDNN and cuBLAS, NCCL). None
+            where it does not say.
         step_seconds: Wall time of each step; the first includes tracing and compiling.
         tight: It ran under the budget itself. The allocator hands out a free chunk whole where
             little would be left over, so that its peaks then tell less than `needed_bytes`.
@@ -88,6 +92,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     other_peak_bytes: int | None = None
     resident_bytes: int | None = None
     needed_bytes: int | None = None
+    process_bytes: int | None = None
     step_seconds: tuple[float, ...] = ()
     tight: bool = False
     why: str | None = None
@@ -152,6 +157,8 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
             least room then decides.
         allocator: The GPU's, and whether it grows as it needs memory; empty for the CPU.
         neighbours: Other processes on the device when the probe began.
+        memory_read_from: `allocator`, exact; or `nvml`, sampled, where the allocator keeps no
+            statistics: all that the process holds, CUDA's own memory included.
     """
 
     name: str
@@ -162,6 +169,7 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     replicas: int = 1
     allocator: str = ""
     neighbours: tuple[GpuProcess, ...] = ()
+    memory_read_from: str = "allocator"
 
 
 class Proof(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,13 +11,28 @@ from typing import Any, Protocol
 
 import msgspec
 
-from autobatch import batch_search, learning_rate, protocol, verdict
+from autobatch import batch_search, learning_rate, protocol, throughput, verdict
 from autobatch.batch_search import Done, GiveUp, Plan, Search
 from autobatch.conversation import OutOfTime
-from autobatch.errors import AutobatchError, ProbeInterrupted, UsageError, WorkerError
+from autobatch.errors import (
+    AutobatchError,
+    DeviceError,
+    ProbeInterrupted,
+    UsageError,
+    WorkerError,
+)
 from autobatch.events import Observer, Prepared, TrialEnded, TrialStarted, ignore
-from autobatch.options import ProbeOptions
-from autobatch.records import Device, LearningRate, Outcome, ProbeResult, Proof, ProofKind, Trial
+from autobatch.options import THROUGHPUT, ProbeOptions
+from autobatch.records import (
+    Device,
+    LearningRate,
+    LimitedBy,
+    Outcome,
+    ProbeResult,
+    Proof,
+    ProofKind,
+    Trial,
+)
 from autobatch.sizes import LARGEST, SizeSpace
 
 SMALL_STEPS = 3  # of a trial far from the answer: tracing and slots, then two steady ones
@@ -90,7 +105,8 @@ class Searching:
     def __init__(self, observer: Observer, options: ProbeOptions, *, kind: ProofKind) -> None:
         self._started = time.monotonic()
         self._observe, self._options, self._kind = observer, options, kind
-        self._proof: protocol.TrialDone | None = None
+        self._proof: protocol.TrialDone | None = None  # of the answer, or the last one
+        self._proofs: dict[int, protocol.TrialDone] = {}
         self._proven: set[int] = set()  # by this probe's own proofs
         self._refuted: tuple[Trial, ...] = ()  # the proof that a cached answer did not pass
         self._earlier = 0  # trials of an earlier probe that the search goes on from
@@ -115,16 +131,29 @@ class Searching:
         self._proven.clear()
         try:
             end = self._find(trials, plan, prepared)
+            if isinstance(end, Done) and self._options.prefer == THROUGHPUT:
+                end = self._fastest(trials, plan, end)
         except OutOfTime:
             end = self._out_of_time()
-        except WorkerError:
-            self._check_device()
-            if self.search.proven not in self._proven:
+        except (WorkerError, DeviceError) as error:
+            self._check_device()  # a GPU that is lost has more to say of that
+            if isinstance(error, DeviceError) or self.search.proven not in self._proven:
                 raise
             end = Done(self.search.proven)
         if not isinstance(end, Done):
             raise verdict.nothing(self.search, end.last, self._budget, trials.failed)
         return self._result(end.batch_size, prepared, trials)
+
+    def _fastest(self, trials: Trials, plan: Plan, end: Done) -> Done | GiveUp:
+        """The size with the best proven samples a second, instead of the largest."""
+        while not self._enough():
+            size = throughput.next_proof(self.search, end.batch_size, self._proven)
+            if size is None:
+                break
+            self._on_trial(self.search.add(self._prove(trials, size)))
+            if not self.search.is_fit(self.search.trials[-1]):  # then the larger one is in doubt
+                return self._searched(trials, plan, self.search.trials)
+        return Done(throughput.fastest(self.search, end.batch_size, self._proven))
 
     # -- what a search in workers has more ---------------------------------------------------
 
@@ -182,10 +211,16 @@ class Searching:
             budget_bytes=self._budget,
             limit_bytes=prepared.limit_bytes,
             precision=options.precision,
-            headroom_bytes=options.headroom_bytes(self._budget),
+            headroom_bytes=self._headroom_bytes(prepared),
             usual_size=(prepared.script_batch_size or 0) // replicas or None,
             careful=self._kind is ProofKind.THIS_PROCESS,
         )
+
+    def _headroom_bytes(self, prepared: protocol.Prepared) -> int | None:
+        asked = self._options.headroom_bytes(self._budget)
+        if asked is None and prepared.coarse:  # for the peaks between two samples
+            return int(batch_search.CAREFUL_HEADROOM * self._budget)
+        return asked
 
     # -- trials ------------------------------------------------------------------------------
 
@@ -218,7 +253,7 @@ class Searching:
         self._check_device()
         self._check_proof(runs)
         if done is not None:
-            self._proof = done
+            self._proof = self._proofs[batch_size] = done
         if trial.outcome is Outcome.FITS:
             self._proven.add(batch_size)
         return trial
@@ -255,7 +290,7 @@ class Searching:
         passed = [t for t in search.trials if t.batch_size == size and t.outcome is Outcome.FITS]
         measured = [t for t in passed if not t.proof] or passed
         proof = next(t for t in reversed(passed) if t.proof)
-        assert self._proof is not None
+        self._proof = self._proofs[size]
         whole = size * prepared.replicas
         effective = options.target_batch_size or whole
         rates = self._learning_rates(effective, prepared)
@@ -264,7 +299,7 @@ class Searching:
             global_batch_size=effective,
             gradient_accumulation_steps=effective // whole,
             **rate_fields(rates),
-            limited_by=verdict.limited_by(search, size, self._bounds(prepared)),
+            limited_by=self._limited_by(size, prepared),
             device=self._described,
             peak_bytes=max((t.peak_bytes for t in measured if t.peak_bytes), default=None),
             needed_bytes=max((t.needed_bytes for t in measured if t.needed_bytes), default=None),
@@ -281,7 +316,6 @@ class Searching:
             trials=(*self._refuted, *search.trials),
             earlier_trials=self._earlier,
             warnings=(
-                *verdict.slowdown(search, size),
                 *verdict.warnings(
                     prepared,
                     self._budget,
@@ -291,11 +325,18 @@ class Searching:
                 ),
                 *_schedule_warning(rates, effective // whole),
                 *self._more_warnings(),
+                *verdict.slowdown(search, size, self._described.kind),
             ),
             seconds=round(time.monotonic() - self._started, 2),
             load_seconds=prepared.prelude_seconds or None,
             versions={**runs.versions, "autobatch": version()},
         )
+
+    def _limited_by(self, size: int, prepared: protocol.Prepared) -> LimitedBy:
+        largest = self.search.proven
+        if self._options.prefer == THROUGHPUT and size < largest:
+            return verdict.slower_beyond(self.search, size, largest)
+        return verdict.limited_by(self.search, size, self._bounds(prepared))
 
     def _learning_rates(self, size: int, prepared: protocol.Prepared) -> tuple[LearningRate, ...]:
         options = self._options

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -45,7 +46,8 @@ class TensorFlowView(msgspec.Struct, frozen=True, kw_only=True):
     cudnn: str = ""
     built_with_cuda: bool = False
     built_with_rocm: bool = False
-    tpus: int = 0
+    accelerators: tuple[str, ...] = ()
+    untested: str = ""
     allocator: str = ""
     gpus: tuple[TensorFlowGpu, ...] = ()
     error: str = ""
@@ -110,7 +112,8 @@ def survey() -> tuple[Survey, str]:
     except NvmlError as error:
         found = error
     view = ask_tensorflow()
-    return combine(found, view, os.environ, devices.memory_for_this_process()), view.log
+    free = devices.memory_for_this_process()
+    return combine(found, view, os.environ, free, platform.release()), view.log
 
 
 def ask_tensorflow(timeout: float = TIMEOUT) -> TensorFlowView:
@@ -156,6 +159,7 @@ def combine(
     view: TensorFlowView,
     environment: Mapping[str, str],
     host_bytes: int = 0,
+    release: str = "",
 ) -> Survey:
     """Both sides matched, and what is wrong where they differ. Pure.
 
@@ -164,6 +168,7 @@ def combine(
         view: What TensorFlow says.
         environment: Where `CUDA_VISIBLE_DEVICES` may be set.
         host_bytes: Memory that a probe on the CPU could use.
+        release: The kernel's, which tells WSL apart.
     """
     known = driver if isinstance(driver, Driver) else Driver()
     seen = visible_devices.visible(known.gpus, environment)
@@ -176,7 +181,7 @@ def combine(
             instance = next((v.instance for v in seen.devices if v.gpu.bus_id == gpu.bus_id), None)
         gpus.append(_surveyed(f"gpu:{number}", each, gpu, instance))
     gpus += [_surveyed(None, None, g, None) for g in known.gpus if g.bus_id not in matched]
-    problems, notes = _problems(driver, view, seen)
+    problems, notes = _problems(driver, view, seen, release)
     return Survey(
         gpus=tuple(gpus),
         problems=problems,
@@ -195,6 +200,12 @@ def _surveyed(
 ) -> SurveyedGpu:
     seen, board = seen or TensorFlowGpu(), gpu or Gpu(index=0, processes=None)
     problems = [board.error] if board.error else []
+    if board.ecc_errors:
+        problems.append(
+            f"Its memory had {board.ecc_errors} error(s) that could not be corrected (ECC): a "
+            "training may die of the next. Reset it (nvidia-smi --gpu-reset, as root); where they "
+            "come back, have the card replaced."
+        )
     if board.prohibited:
         problems.append("Its compute mode is 'prohibited': nvidia-smi -c 0 (as root) allows use.")
     elif board.exclusive and board.processes:
@@ -223,7 +234,10 @@ def _surveyed(
 
 
 def _problems(
-    driver: Driver | NvmlError, view: TensorFlowView, seen: visible_devices.Visibility
+    driver: Driver | NvmlError,
+    view: TensorFlowView,
+    seen: visible_devices.Visibility,
+    release: str,
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What is wrong with the machine as a whole, and what is only worth knowing."""
     problems: list[str] = []
@@ -238,10 +252,23 @@ def _problems(
         problems.append(_why_unseen(boards, driver, view, seen))
     elif seen.note:
         notes.append(f"{seen.note}.")
-    if view.built_with_rocm:
-        notes.append("This TensorFlow was built for ROCm: autobatch is untested there.")
-    if view.tpus:
-        notes.append("There are TPUs, whose memory autobatch cannot read: it refuses them.")
+    if view.untested:
+        notes.append(
+            f"The GPUs are {view.untested}: TensorFlow reads their memory by the same functions, "
+            "but autobatch is untested there."
+        )
+    if view.accelerators:
+        kinds = ", ".join(view.accelerators)
+        (notes if view.gpus else problems).append(
+            f"There are devices of type {kinds}, whose memory autobatch cannot read: it refuses "
+            "them."
+        )
+    if "microsoft" in release.lower():
+        notes.append(
+            "This is WSL: its driver does not say what each process holds, and moves into the "
+            "host's memory what no longer fits, so that steps become slow instead of failing. A "
+            "probe says so where it meets that; --prefer throughput keeps clear of it."
+        )
     if any(board.instances for board in boards):
         notes.append(
             "A GPU is in MIG mode: CUDA serves one instance to a process. CUDA_VISIBLE_DEVICES="

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autobatch import leaks, protocol
+from autobatch import leaks, protocol, throughput
 from autobatch.batch_search import Search
 from autobatch.endings import MEMORY, model_error
 from autobatch.errors import AutobatchError, NothingFitsError, WorkerError
@@ -13,7 +13,9 @@ from autobatch.records import LIMIT_OF, LimitedBy, LimitKind, Outcome, Trial
 from autobatch.sizes import LARGEST
 from autobatch.units import format_bytes
 
-MUCH_SLOWER = 3.0  # times, of a sample at the answer: more than a busy machine makes of it
+# Times that a sample takes at the answer: more than a busy machine makes of it. A GPU has its
+# kernels to itself.
+MUCH_SLOWER = {"cpu": 3.0, "gpu": 1.5}
 LARGE_DATA = 0.2  # of the budget in use before the first step is worth a word
 MANY_STEPS = 1_000_000  # a leak that takes longer than this is not worth a word
 
@@ -81,6 +83,16 @@ def _stopped_by(first: Trial, search: Search, size: int, bounds: Bounds) -> Limi
     if kind is LimitKind.MODEL_ERROR and smaller and failed:
         why += f"; no size but {size} could be trained: it seems baked into the model"
     return LimitedBy(kind, f"batch size {first.batch_size}: {why}")
+
+
+def slower_beyond(search: Search, size: int, largest: int) -> LimitedBy:
+    """Why the answer is not the largest safe size: that one is slower."""
+    rates = throughput.proven_rates(search, {size, largest})
+    return LimitedBy(
+        LimitKind.THROUGHPUT,
+        f"batch size {largest} is safe, too, and trains {rates[largest]:,.0f} samples a second; "
+        f"{size} trains {rates[size]:,.0f}",
+    )
 
 
 def _of_which(search: Search, bounds: Bounds) -> str:
@@ -163,11 +175,16 @@ def warnings(
     return tuple(found)
 
 
-def slowdown(search: Search, size: int) -> tuple[str, ...]:
+def slowdown(search: Search, size: int, kind: str) -> tuple[str, ...]:
     """Whether a sample takes much longer at the answer than at smaller sizes.
 
     So it goes where a convolution finds no room for its workspace and takes a slower algorithm,
     and where a driver spills into the host's memory (WSL, Windows), so that nothing ever fails.
+
+    Args:
+        search: All that was tried.
+        size: The answer.
+        kind: Of device, `cpu` or `gpu`.
     """
     rates = {t.batch_size: t.samples_per_second for t in search.trials if t.samples_per_second}
     proofs = [t.samples_per_second for t in search.trials if t.proof and t.batch_size == size]
@@ -177,12 +194,13 @@ def slowdown(search: Search, size: int) -> tuple[str, ...]:
         return ()
     best = max(near, key=lambda each: near[each])
     times = near[best] / rate
-    if times < MUCH_SLOWER:
+    if times < MUCH_SLOWER[kind]:
         return ()
     return (
         f"A sample takes {times:.1f} times as long at batch size {size} as at {best}: near its "
-        "limit the device may use slower algorithms, or the driver the host's memory. If speed "
-        f"matters more than size, probe with --max {best}.",
+        "limit the device may use slower algorithms, or the driver the host's memory (under WSL "
+        "it does, so that nothing fails). If speed matters more than size, probe with --prefer "
+        f"throughput, or with --max {best}.",
     )
 
 

@@ -220,6 +220,22 @@ def test_another_device_is_refused_with_those_there_are(machine: Machine, device
     assert "gpu:N" in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("device", "said"),
+    [
+        ("tpu", "TPUs are refused"),
+        ("TPU:0", "TPUs are refused"),
+        ("xpu:0", "untested"),
+        ("cuda:0", "every GPU 'gpu'"),
+        ("rocm", "every GPU 'gpu'"),
+        ("mps", "every GPU 'gpu'"),
+    ],
+)
+def test_what_it_is_called_elsewhere_is_told(machine: Machine, device: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        choose(ProbeOptions(device=device))
+
+
 def test_a_bad_limit_is_refused_by_name(machine: Machine) -> None:
     with pytest.raises(UsageError, match="memory_limit"):
         choose(ProbeOptions(device="cpu", memory_limit="much"))
@@ -267,7 +283,8 @@ def no_pluggable(monkeypatch: pytest.MonkeyPatch) -> None:
         ((), False),
         ((gpu(0, 512), gpu(1, 512)), True),
         ((gpu(0, 512), "fail call=nvmlInitWithFlags code=9"), False),
-        ((gpu(0, 512), "fail call=nvmlDeviceGetCount_v2 code=999"), False),
+        ((gpu(0, 512), "fail call=nvmlInitWithFlags code=4"), True),  # no permission: who knows
+        ((gpu(0, 512), "fail call=nvmlDeviceGetCount_v2 code=999"), True),
     ],
 )
 def test_nvml_counts_gpus(nvml: Nvml, lines: tuple[str, ...], there: bool) -> None:
@@ -301,6 +318,44 @@ def test_gpus_are_named_by_uuid_whatever_hides_and_orders_them(
     code = f"from autobatch import devices; print(list(devices.gpu_identities({indices})))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == str(names), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("build", "names", "system", "kind"),
+    [
+        ({"is_cuda_build": True, "is_rocm_build": False}, ["NVIDIA A100"], "Linux", ""),
+        ({"is_cuda_build": False}, ["Emulated GPU"], "Linux", ""),
+        ({"is_rocm_build": True}, ["AMD Instinct MI300X"], "Linux", "AMD's (ROCm)"),
+        ({"is_rocm_build": False}, ["METAL"], "Darwin", "Apple's (Metal)"),
+    ],
+)
+def test_gpus_that_nobody_tried_are_known(
+    build: dict[str, bool], names: list[str], system: str, kind: str
+) -> None:
+    assert devices.untested_gpu(build, names, system) == kind
+
+
+@pytest.mark.usefixtures("no_pluggable")
+def test_amds_driver_may_have_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert not gpu_may_be_there()
+    (tmp_path / "kfd").touch()
+    monkeypatch.setattr(devices, "_ROCM", tmp_path / "kfd")
+    assert gpu_may_be_there()
+
+
+@pytest.mark.usefixtures("no_pluggable")
+@pytest.mark.parametrize(("file", "there"), [("libmetal_plugin.dylib", True), ("README", False)])
+def test_a_plug_in_beside_tensorflow_may_bring_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, file: str, there: bool
+) -> None:
+    for folder in ("tensorflow", "tensorflow-plugins"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "tensorflow" / "__init__.py").touch()
+    (tmp_path / "tensorflow-plugins" / file).touch()
+    code = "from autobatch import devices; print(devices.gpu_may_be_there())"
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == str(there), done.stderr
 
 
 @pytest.mark.usefixtures("no_pluggable")

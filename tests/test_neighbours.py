@@ -127,6 +127,25 @@ def test_a_gpu_that_is_lost_is_an_error(watch: Watch, machine: Machine) -> None:
         watch.changed()
 
 
+def test_a_gpu_whose_memory_fails_is_an_error(watch: Watch, machine: Machine) -> None:
+    machine.now = board(ecc_errors=1)  # of last week
+    watch.begin()
+    watch.start([BUS])
+    assert watch.changed() is None
+    machine.now = board(ecc_errors=2)
+    with pytest.raises(DeviceError, match="could not be corrected"):
+        watch.changed()
+
+
+def test_a_loss_is_seen_where_the_driver_hides_processes(watch: Watch, machine: Machine) -> None:
+    machine.now = board(used_bytes=100 * MIB)
+    watch.begin()
+    watch.start([BUS])
+    machine.now = board(lost=True, error="GPU is lost.")
+    with pytest.raises(DeviceError, match="was lost"):
+        watch.changed()
+
+
 def test_a_driver_that_fails_in_mid_search_is_an_error(watch: Watch, machine: Machine) -> None:
     watch.begin()
     machine.now = gpu(ours=1000)

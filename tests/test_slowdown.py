@@ -28,7 +28,13 @@ def trial(size: int, seconds: float, *, proof: bool = False) -> Trial:
     ],
 )
 def test_a_sample_that_takes_much_longer_is_told(trials: list[Trial], said: str) -> None:
-    found = slowdown(Search(Plan(SizeSpace()), tuple(trials)), 128)
+    found = slowdown(Search(Plan(SizeSpace()), tuple(trials)), 128, "cpu")
     assert bool(found) == bool(said)
     assert said in "".join(found)
     assert not found or "--max 64" in found[0]
+
+
+def test_a_gpu_has_its_kernels_to_itself() -> None:
+    tried = Search(Plan(SizeSpace()), (trial(64, 0.1), trial(128, 0.32, proof=True)))
+    assert slowdown(tried, 128, "cpu") == ()
+    assert "1.6 times" in slowdown(tried, 128, "gpu")[0]

@@ -104,12 +104,34 @@ def test_a_cuda_build_without_a_driver_has_a_problem() -> None:
         (msgspec.structs.replace(BOARD, exclusive=True), "another process has it"),
         (msgspec.structs.replace(BOARD, exclusive=True, processes=()), "one after the other"),
         (msgspec.structs.replace(BOARD, error="GPU is lost. Look at dmesg"), "GPU is lost"),
+        (msgspec.structs.replace(BOARD, ecc_errors=2), "2 error(s) that could not be corrected"),
     ],
 )
 def test_what_is_wrong_with_one_gpu(board: Gpu, said: str) -> None:
     found = combine(Driver(gpus=(board,)), with_gpu(), {})
     assert said in found.gpus[0].problems[0]
     assert said in " ".join(render(found).split())
+
+
+@pytest.mark.parametrize(
+    ("view", "release", "said"),
+    [
+        (with_gpu(), "6.6.87-microsoft-standard-WSL2", "moves into the host's memory"),
+        (msgspec.structs.replace(with_gpu(), untested="AMD's (ROCm)"), "", "untested there"),
+        (msgspec.structs.replace(with_gpu(), accelerators=("TPU",)), "", "type TPU"),
+    ],
+)
+def test_what_is_worth_knowing_is_noted(view: TensorFlowView, release: str, said: str) -> None:
+    found = combine(DRIVER, view, {}, release=release)
+    assert len(found.notes) == 1
+    assert said in found.notes[0]
+    assert said in render(found)
+    assert combine(DRIVER, with_gpu(), {}, release="6.8.0-generic").notes == ()
+
+
+def test_an_accelerator_without_a_gpu_beside_it_is_a_problem() -> None:
+    view = TensorFlowView(version="2.21.0", accelerators=("TPU",))
+    assert "refuses" in combine(NO_DRIVER, view, {}).problems[0]
 
 
 def test_who_uses_it_is_shown_and_what_is_not_known_is_said() -> None:
@@ -177,7 +199,7 @@ def test_one_gpu_that_is_lost_does_not_hide_the_other(nvml: Nvml) -> None:
 def test_everything_of_a_gpu_is_read(nvml: Nvml) -> None:
     nvml.say(
         "driver version=570.1 cuda=12080",
-        gpu(0, 512, cc="9.0", mode=3, reserved=2 * MIB),
+        gpu(0, 512, cc="9.0", mode=3, reserved=2 * MIB, ecc=2),
         f"process pid=77 bytes={MIB} name=/usr/bin/x",
         "process pid=78 bytes=- name=/usr/bin/y",
         f"instance uuid=MIG-1 total={8 * MIB} used={MIB}",
@@ -201,6 +223,7 @@ def test_everything_of_a_gpu_is_read(nvml: Nvml) -> None:
             ),
             instances=(Instance(uuid="MIG-1", total_bytes=8 * MIB, used_bytes=MIB),),
             exclusive=True,
+            ecc_errors=2,
         ),
     )
 

@@ -71,6 +71,12 @@ _PROBE = (
         help="Only powers of two.  [default: any size]",
     ),
     _option(
+        "--prefer",
+        metavar="WHAT",
+        help="size: the largest safe batch; throughput: the size tried with the best proven "
+        "samples a second.  [default: size]",
+    ),
+    _option(
         "--precision",
         type=float,
         help="Share of the answer that may be left on the table; 0 for the exact size.  [default: "

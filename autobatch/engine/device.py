@@ -1,77 +1,28 @@
-"""The devices inside a TensorFlow process: set them up before they are touched, read them."""
+"""The devices inside a TensorFlow process: set them up before they are touched, find out what they
+are."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
 
+from autobatch.engine.device_memory import AllocatorsOwn, DeviceMemory
+from autobatch.engine.sampled_memory import SampledMemory
 from autobatch.errors import DeviceError, NoGpuError
+from autobatch.nvml import NvmlError
 from autobatch.protocol import DeviceRequest
 from autobatch.units import MIB
 
 LIMIT_VARIABLE = "TF_CPU_BFC_MEM_LIMIT_IN_MB"
 GROWTH_VARIABLE = "TF_FORCE_GPU_ALLOW_GROWTH"  # read when the device comes up
+ALLOCATOR_VARIABLE = "TF_GPU_ALLOCATOR"
 _BUS_ID = re.compile(r"pci bus id: ([0-9a-fA-F:.]+)")
-
-
-class DeviceMemory:
-    """Reads the allocators of the logical devices that a model trains on.
-
-    Several devices are read as one: a replica's batch is the same on each, so the one with the
-    least room decides. What a device may use more than the one that may use least is its surplus,
-    and a peak there counts by what it exceeds the surplus.
-
-    Attributes:
-        name: TensorFlow's name of the device with the least room, such as `GPU:0`.
-        description: What they are, for a person.
-        limit_bytes: What the allocator may hand out, of the device with the least room.
-        grows: It takes memory as it needs it, region by region, and not all at the start.
-        bus_ids: PCI bus ids of the GPUs, as far as TensorFlow tells them.
-    """
-
-    def __init__(
-        self,
-        names: Sequence[str],
-        limits: Sequence[int],
-        description: str,
-        *,
-        grows: bool,
-        budget_bytes: int | None = None,
-        bus_ids: tuple[str, ...] = (),
-    ) -> None:
-        budgets = [min(limit, budget_bytes or limit) for limit in limits]
-        least = min(budgets)
-        self._surplus = {n: b - least for n, b in zip(names, budgets, strict=True)}
-        self.name = names[budgets.index(least)]
-        self.limit_bytes = min(
-            limit - self._surplus[n] for n, limit in zip(names, limits, strict=True)
-        )
-        self.description, self.grows, self.bus_ids = description, grows, bus_ids
-        self._info = tf.config.experimental.get_memory_info
-        self._reset = tf.config.experimental.reset_memory_stats
-
-    def reset_peak(self) -> None:
-        """Begin to look for the peak anew."""
-        for name in self._surplus:
-            self._reset(name)
-
-    def peak_bytes(self) -> int:
-        """Most bytes in use since `reset_peak`."""
-        return self._most("peak")
-
-    def bytes_in_use(self) -> int:
-        """Bytes in use now."""
-        return self._most("current")
-
-    def _most(self, kind: str) -> int:
-        return max(
-            max(0, int(self._info(name)[kind]) - surplus) for name, surplus in self._surplus.items()
-        )
 
 
 def configure(request: DeviceRequest) -> None:
@@ -113,19 +64,27 @@ def _fail_fast() -> None:
 
     The option has no public door in TensorFlow 2; where the private one has moved, trials wait.
     """
-    try:
-        from tensorflow.core.protobuf import config_pb2
-        from tensorflow.python.eager import context
+    with contextlib.suppress(ImportError, AttributeError), gpu_options() as options:
+        options.experimental.disallow_retry_on_allocation_failure = True
 
-        # Its own settings alone: `context().config` holds those of the devices too, and what is
-        # assigned is merged with them again.
-        config: Any = config_pb2.ConfigProto()
-        if context.context()._config is not None:
-            config.CopyFrom(context.context()._config)
-        config.gpu_options.experimental.disallow_retry_on_allocation_failure = True
-        context.context()._config = config
-    except (ImportError, AttributeError):
-        pass
+
+@contextlib.contextmanager
+def gpu_options() -> Iterator[Any]:
+    """The GPU options that TensorFlow's context will bring its devices up with, to be changed.
+
+    Raises:
+        ImportError, AttributeError: They are not where they were: the names are private.
+    """
+    from tensorflow.core.protobuf import config_pb2
+    from tensorflow.python.eager import context
+
+    # Its own settings alone: `context().config` holds those of the devices too, and what is
+    # assigned is merged with them again.
+    config: Any = config_pb2.ConfigProto()
+    if context.context()._config is not None:
+        config.CopyFrom(context.context()._config)
+    yield config.gpu_options
+    context.context()._config = config
 
 
 def open_memory(request: DeviceRequest, strategy: Any = None) -> DeviceMemory:
@@ -136,24 +95,26 @@ def open_memory(request: DeviceRequest, strategy: Any = None) -> DeviceMemory:
         strategy: The `tf.distribute` strategy of the model, where it has one.
 
     Raises:
-        DeviceError: An allocator keeps no statistics, so that no peak could be read.
+        DeviceError: An allocator keeps no statistics, and NVML cannot be read in its place.
     """
     if request.kind == "cpu":
         limit = int(os.environ[LIMIT_VARIABLE]) * MIB
         described = f"CPU of this machine ({platform.machine()})"
-        return DeviceMemory(_readable(["CPU:0"]), [limit], described, grows=True)
+        return DeviceMemory(["CPU:0"], [limit], described, grows=True)
     limits = gpu_limits()
     names = [name for name in replica_devices(strategy) if name in limits] or ["GPU:0"]
     if names[0] not in limits:
         raise DeviceError("TensorFlow lists the GPU but could not bring it up; its log says why.")
     found = bus_ids()
+    sampled = None if _tells_its_peak(names) else _sampled(names, found)
     return DeviceMemory(
-        _readable(names),
-        [limits[name] for name in names],
+        names,
+        [(sampled.limits if sampled else limits)[name] for name in names],
         _described(names),
         grows=gpu_grows(),
         budget_bytes=request.budget_bytes,
         bus_ids=tuple(found[name] for name in names if name in found),
+        statistics=sampled,
     )
 
 
@@ -165,16 +126,29 @@ def replica_devices(strategy: Any) -> list[str]:
     return [name for name in names if name.startswith("GPU:")]
 
 
-def _readable(names: list[str]) -> list[str]:
+def _tells_its_peak(names: list[str]) -> bool:
+    try:
+        for name in names:
+            AllocatorsOwn.info(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _sampled(names: list[str], buses: dict[str, str]) -> SampledMemory:
+    """NVML in the place of allocators that keep no statistics."""
+    held = []  # so that the driver lists this process at the first look
     for name in names:
-        try:
-            tf.config.experimental.get_memory_info(name)
-        except ValueError as error:
-            raise DeviceError(
-                f"The allocator of {name} gives no memory statistics ({error}); autobatch needs "
-                "TensorFlow's own BFC allocator (unset TF_GPU_ALLOCATOR)."
-            ) from error
-    return names
+        with tf.device(name):
+            held.append(tf.zeros(2 * MIB, tf.uint8) + 1)
+    try:
+        return SampledMemory({name: buses.get(name, "") for name in names})
+    except NvmlError as error:
+        raise DeviceError(
+            f"The allocator of {names[0]} keeps no memory statistics, and NVML cannot be sampled "
+            f"in its place: {error.message} autobatch reads TensorFlow's own allocator, BFC, "
+            f"without it: unset {ALLOCATOR_VARIABLE}."
+        ) from error
 
 
 def _described(names: list[str]) -> str:
@@ -200,8 +174,13 @@ def gpu_grows() -> bool:
 
 def allocator() -> str:
     """The GPU's allocator as training has it, in a few words."""
-    name = os.environ.get("TF_GPU_ALLOCATOR") or "bfc"
+    name = os.environ.get(ALLOCATOR_VARIABLE) or "bfc"
     return f"{name}, memory growth" if gpu_grows() else name
+
+
+def is_bfc() -> bool:
+    """Whether TensorFlow's own allocator serves the GPU: it alone keeps a limit, and fragments."""
+    return not os.environ.get(ALLOCATOR_VARIABLE, "").startswith("cuda_malloc")
 
 
 def gpu_limits() -> dict[str, int]:
@@ -250,6 +229,12 @@ def _local_devices() -> list[Any]:
         config = None
     every = device_lib.list_local_devices(session_config=config)
     return [device for device in every if device.device_type == "GPU"]
+
+
+def other_accelerators() -> tuple[str, ...]:
+    """Kinds of devices here that are neither CPUs nor GPUs, such as `TPU`."""
+    kinds = {device.device_type for device in tf.config.list_physical_devices()}
+    return tuple(sorted(kind for kind in kinds if kind.rpartition("_")[2] not in ("CPU", "GPU")))
 
 
 def emulated_limit() -> int | None:

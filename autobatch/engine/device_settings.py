@@ -3,11 +3,14 @@
 A script sets its devices up before it builds a model, and autobatch has set them up before. So
 TensorFlow's functions are replaced while the user's code runs: memory growth is turned on beside a
 limit too, which TensorFlow's own door refuses; one limit is kept as the budget, so that search
-trials can look beyond it; several logical devices on one GPU are made as they are asked for.
+trials can look beyond it; several logical devices on one GPU are made as they are asked for. A
+`tf.compat.v1.Session` brings the GPUs up for the whole process, as its config says and whatever
+`tf.config` does: it is given the same settings.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Callable
@@ -15,7 +18,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from autobatch.engine.device import GROWTH_VARIABLE
+from autobatch.engine.device import GROWTH_VARIABLE, gpu_options
+from autobatch.engine.device_memory import DeviceMemory
 from autobatch.errors import ModelError
 from autobatch.protocol import DeviceRequest
 from autobatch.units import MIB
@@ -39,6 +43,7 @@ class DeviceSettings:
     def __init__(self, request: DeviceRequest) -> None:
         self._request = request
         self.limit_bytes: int | None = None
+        self._takes_a_share = False
         self.refused: ModelError | None = None
 
     def install(self) -> None:
@@ -49,10 +54,42 @@ class DeviceSettings:
         self._replace(tf.config, "set_logical_device_configuration", self._logical)
         self._replace(experimental, "set_virtual_device_configuration", self._logical)
         self._replace(experimental, "set_memory_growth", self._growth)
+        sessions = tf.compat.v1.Session.__bases__[0]  # InteractiveSession has the same
+        original = sessions.__init__
+
+        @functools.wraps(original)
+        def begin(session: Any, target: Any = "", graph: Any = None, config: Any = None) -> None:
+            original(session, target, graph, self._of_a_session(config))
+
+        sessions.__init__ = begin
         for owner in (tf.distribute, tf.distribute.experimental):
             for name, why in UNSUPPORTED.items():
                 if hasattr(owner, name):  # the class stays: Keras asks what is an instance of it
                     getattr(owner, name).__init__ = _refusing(self, name, why)
+
+    def limit_of(self, memory: DeviceMemory) -> int | None:
+        """Bytes that the user's code lets a training have; None where it sets no limit."""
+        share = memory.limit_bytes if self._takes_a_share else None
+        return min((each for each in (self.limit_bytes, share) if each), default=None)
+
+    def _of_a_session(self, config: Any) -> Any:
+        """The config of a session, its GPU options carried over to the whole process."""
+        context = tf.__internal__.eager_context.get_config
+        if not isinstance(config, tf.compat.v1.ConfigProto) or self._request.kind == "cpu":
+            return config
+        asked = config.gpu_options
+        if asked.allow_growth:
+            for gpu in tf.config.get_visible_devices("GPU"):
+                with contextlib.suppress(ValueError, RuntimeError):  # with a limit; or too late
+                    tf.config.experimental.set_memory_growth(gpu, True)
+        if asked.per_process_gpu_memory_fraction and self._request.limit_bytes is None:
+            with contextlib.suppress(ImportError, AttributeError), gpu_options() as options:
+                options.per_process_gpu_memory_fraction = asked.per_process_gpu_memory_fraction
+                self._takes_a_share = True
+        same = tf.compat.v1.ConfigProto()
+        same.CopyFrom(config)
+        same.gpu_options.CopyFrom(context().gpu_options)
+        return same
 
     def _replace(self, owner: Any, name: str, then: Callable[..., Any]) -> None:
         original = getattr(owner, name)
@@ -112,6 +149,21 @@ def _refusing(settings: DeviceSettings, name: str, why: str) -> Callable[..., No
         raise settings.refused
 
     return refuse
+
+
+def refuse_unsupported(strategy: Any) -> None:
+    """Refuse what autobatch cannot size batches for.
+
+    Raises:
+        ModelError: The strategy is one of those.
+    """
+    for each in type(strategy).__mro__:
+        if each.__name__ in UNSUPPORTED:
+            raise ModelError(
+                f"The model was built under a tf.distribute.{each.__name__}, which "
+                f"{UNSUPPORTED[each.__name__]}. autobatch sizes batches for one GPU or for "
+                "tf.distribute.MirroredStrategy."
+            )
 
 
 def make_strategy(request: DeviceRequest) -> Any:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import platform
 import sys
 from typing import Any
 
 import msgspec
 import tensorflow as tf
 
+from autobatch import devices
 from autobatch.engine import device
 
 
@@ -21,10 +23,13 @@ def view() -> dict[str, Any]:
         "cudnn": str(build.get("cudnn_version", "")),
         "built_with_cuda": bool(build.get("is_cuda_build", False)),
         "built_with_rocm": bool(build.get("is_rocm_build", False)),
-        "tpus": len(tf.config.list_physical_devices("TPU")),
+        "accelerators": device.other_accelerators(),
     }
     physical = tf.config.list_physical_devices("GPU")
     details = [tf.config.experimental.get_device_details(gpu) for gpu in physical]
+    names = [str(each.get("device_name", "")) for each in details]
+    if physical:
+        found["untested"] = devices.untested_gpu(build, names, platform.system())
     limits: dict[str, int] = {}
     buses: dict[str, str] = {}
     if physical:
@@ -35,7 +40,7 @@ def view() -> dict[str, Any]:
     found["allocator"] = device.allocator() if physical else ""
     found["gpus"] = [
         {
-            "name": str(each.get("device_name", "")),
+            "name": names[index],
             "compute_capability": ".".join(map(str, each.get("compute_capability", ()))),
             "bus_id": buses.get(f"GPU:{index}", ""),
             "limit_bytes": limits.get(f"GPU:{index}"),

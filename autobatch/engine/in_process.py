@@ -17,8 +17,9 @@ import tensorflow as tf
 
 from autobatch import endings
 from autobatch.engine import device, inventory, replay
+from autobatch.engine.device_memory import DeviceMemory
 from autobatch.engine.runner import Runner
-from autobatch.engine.training import Training
+from autobatch.engine.training import Training, strategy_of
 from autobatch.errors import DeviceError
 from autobatch.events import Observer, WorkerStage
 from autobatch.options import ProbeOptions
@@ -43,7 +44,7 @@ class InProcess:
 
     def __init__(self, training: Training, options: ProbeOptions, observer: Observer) -> None:
         self._options, self._observe = options, observer
-        self._memory = open_memory()
+        self._memory = open_memory(strategy_of(training.model))
         self._runner = Runner(training, self._memory, self._on_stage)
         self._size: int | None = None
         self._passed = 0
@@ -65,6 +66,9 @@ class InProcess:
             index=0 if kind == "gpu" else None,
             limit_bytes=limit,
             budget_bytes=budget,
+            replicas=training.replicas,
+            allocator=self.prepared.allocator,
+            memory_read_from="nvml" if self.prepared.coarse else "allocator",
         )
 
     def measure(
@@ -101,14 +105,20 @@ class InProcess:
             failed=answer,
             smaller_size_passed=0 < self._passed < request.batch_size,
         )
-        return endings.ended(request, end), None
+        trial = endings.ended(request, end)
+        if trial.outcome not in endings.MEMORY and (fault := endings.device_fault(end)):
+            raise fault
+        return trial, None
 
     def _on_stage(self, stage: str, step: int, steps: int) -> None:
         self._observe(WorkerStage(HERE, stage, step, steps, self._size))
 
 
-def open_memory() -> device.DeviceMemory:
-    """The allocator of the device that this process trains on.
+def open_memory(strategy: Any = None) -> DeviceMemory:
+    """The allocators of the devices that this process trains on.
+
+    Args:
+        strategy: The `tf.distribute` strategy of the model, where it has one.
 
     Raises:
         DeviceError: It is the CPU's usual one, which gives no statistics.
@@ -121,7 +131,7 @@ def open_memory() -> device.DeviceMemory:
             "use the GPU's allocator: set TF_CPU_ALLOCATOR_USE_BFC=true, "
             "TF_CPU_BFC_MEM_LIMIT_IN_MB and TF_ENABLE_ONEDNN_OPTS=0 before TensorFlow is imported."
         )
-    return device.open_memory(DeviceRequest(kind="gpu" if gpu else "cpu"))
+    return device.open_memory(DeviceRequest(kind="gpu" if gpu else "cpu"), strategy)
 
 
 def on_emulated_device() -> bool:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import platform
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
 import keras
+import tensorflow as tf
 
+from autobatch import devices
 from autobatch.engine import device, optimizers, own_buckets
-from autobatch.engine.device import DeviceMemory
+from autobatch.engine.device_memory import DeviceMemory
 from autobatch.engine.iterable_batches import UNEQUAL
 from autobatch.engine.training import Training
 from autobatch.errors import ModelError
@@ -57,7 +60,7 @@ def prepared(
         optimizers=optimizers.describe(model),
         jit_compile=bool(getattr(model, "jit_compile", False)),
         environment=dict(environment),
-        warnings=(*training.warnings, *_warnings(training)),
+        warnings=(*training.warnings, *_warnings(training), *_of_the_device(memory)),
         prelude_seconds=round(prelude_seconds, 3),
         signature=signature,
         replicas=training.replicas,
@@ -68,6 +71,8 @@ def prepared(
         max_length=None if training.rows is None else training.rows.max_length,
         bucket_boundaries=() if own is None else own.boundaries,
         bucket_batch_sizes=() if own is None else own.batch_sizes,
+        coarse=memory.coarse,
+        accelerators=device.other_accelerators(),
     )
 
 
@@ -77,6 +82,25 @@ def _warnings(training: Training) -> tuple[str, ...]:
     if training.rows is None:
         return said
     return tuple(each for each in said if not each.startswith(UNEQUAL))
+
+
+def _of_the_device(memory: DeviceMemory) -> Iterator[str]:
+    """What the user should know of the GPU."""
+    if memory.name.upper().startswith("CPU"):
+        return
+    build = tf.sysconfig.get_build_info()
+    kind = devices.untested_gpu(build, [memory.description], platform.system())
+    if kind:
+        yield (
+            f"The GPU is {kind}: TensorFlow reads its memory by the same functions, but autobatch "
+            "is untested there."
+        )
+    if memory.coarse:
+        yield (
+            f"The GPU's allocator ({device.allocator()}) keeps no statistics: NVML was "
+            "sampled instead, which is coarser. Short peaks may have been missed, and CUDA's own "
+            "memory is in the figures. The proof is as it always is."
+        )
 
 
 def _count(model: Any) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from autobatch import fragmentation
 from autobatch.engine.allocations import AllocationTrace
-from autobatch.engine.device import DeviceMemory
+from autobatch.engine.device_memory import DeviceMemory
 
 
 class StepTrace:

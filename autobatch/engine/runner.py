@@ -7,7 +7,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from autobatch.engine import failures, trial
-from autobatch.engine.device import DeviceMemory
+from autobatch.engine.device_memory import DeviceMemory
 from autobatch.engine.training import Training
 from autobatch.protocol import Failed, RunTrial, TrialDone
 

@@ -22,6 +22,7 @@ from autobatch.engine import (
     sequences,
     signature,
 )
+from autobatch.engine.device_memory import DeviceMemory
 from autobatch.engine.runner import Runner
 from autobatch.engine.training import Training, strategy_of
 from autobatch.protocol import Channel, Prepare, RunTrial, Signature, Stage
@@ -77,7 +78,7 @@ class _Session:
                 environment=self._set_too_late(),
                 prelude_seconds=time.perf_counter() - self._started,
                 signature=_signature(training, memory),
-                user_limit_bytes=self._settings.limit_bytes,
+                user_limit_bytes=self._settings.limit_of(memory),
             )
             self._channel.send(prepared)
             if self._request.accumulates:
@@ -107,7 +108,7 @@ class _Session:
         }
 
 
-def _signature(training: Training, memory: device.DeviceMemory) -> Signature | None:
+def _signature(training: Training, memory: DeviceMemory) -> Signature | None:
     """What was loaded; None where the user's own classes do not let one tell."""
     try:
         return signature.of(training, memory.bus_ids)

@@ -11,7 +11,8 @@ import keras
 import numpy as np
 
 from autobatch.engine import optimizers
-from autobatch.engine.device import DeviceMemory
+from autobatch.engine.device import is_bfc
+from autobatch.engine.device_memory import DeviceMemory
 from autobatch.engine.recovery import KeptSteps
 from autobatch.engine.replay import StepTrace
 from autobatch.engine.training import Training
@@ -51,7 +52,9 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         self._memory, self._on_stage, self._request = memory, on_stage, request
         self._keeps = keeps
         self._own_function: Any = None
-        self._trace = StepTrace(memory, data_bytes) if request.trace else None
+        # The allocator that replays imitate is not the only one there is.
+        traced = request.trace and (memory.name.startswith("CPU") or is_bfc())
+        self._trace = StepTrace(memory, data_bytes) if traced else None
         self.needed_bytes: int | None = None
         memory.reset_peak()  # what loading took is past
         self.peaks: list[int] = []
@@ -178,6 +181,7 @@ def run(training: Training, recorder: Recorder, request: RunTrial, *, static: bo
         step_seconds=tuple(round(s, 4) for s in recorder.seconds),
         other_peak_bytes=max(recorder.other_peak, memory.peak_bytes()),
         needed_bytes=recorder.needed_bytes,
+        process_bytes=memory.process_bytes(),
         resident_bytes=memory.bytes_in_use() + training.batches.device_bytes,
         validation_steps=recorder.validation_steps,
         last_batch_size=last,

@@ -29,6 +29,7 @@ LIMITS = {
     LimitKind.CRASH: "a crash at larger sizes",
     LimitKind.TIMEOUT: "the time limit at larger sizes",
     LimitKind.MODEL_ERROR: "an error of the model's own at larger sizes",
+    LimitKind.THROUGHPUT: "the speed that was asked for",
 }
 _PROOFS = {
     ProofKind.FRESH_PROCESS: "in a fresh process",

@@ -18,16 +18,28 @@
 //   EMULATED_GPU_SYSTEM_MB           memory that TensorFlow leaves alone (default 0)
 //   EMULATED_GPU_OOM_RETRY           0: report OOM at once; 1 (default): wait
 //                                    up to 10 s for memory first, as on CUDA
+//   EMULATED_GPU_SPILL_MB            what is in use beyond this lies in the host's
+//                                    memory, as under WSL: allocations there take
+//                                    a second for each SPILL_BYTES_A_SECOND
+//   EMULATED_ACCELERATOR             a type, such as TPU, of which TensorFlow
+//                                    then lists a device, too
 //   CUDA_VISIBLE_DEVICES             hides and orders devices, as on CUDA
 //   TF_FORCE_GPU_ALLOW_GROWTH        as on CUDA
+//   TF_GPU_ALLOCATOR                 cuda_malloc (no limit, no statistics) and
+//                                    cuda_malloc_async (no limit, a pool that
+//                                    keeps what it took), as on CUDA
 //   NVML_STAND_IN_STATE              a folder shared with the stand-in for NVML
 //                                    (tests/nvml_stand_in): neighbours' memory
-//                                    is read from it, ours is told there
+//                                    is read from it, ours is told there; with
+//                                    error= or ecc= for the board its processes die
+//                                    at their next allocation, with mode=2 or
+//                                    mode=3 it lets none, or no second one, in
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -37,6 +49,7 @@
 #include <set>
 #include <sstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <dirent.h>
@@ -149,10 +162,13 @@ std::atomic<int64_t>& OwnBytes(int board) {
 }
 
 void TellOwnBytes(int board) {
-  if (StateFolder().empty()) return;
+  static std::atomic<int64_t> told[64];
+  const int64_t bytes = OwnBytes(board).load();
+  if (StateFolder().empty() || std::abs(bytes - told[board]) < (1 << 20)) return;
+  told[board] = bytes;
   std::string path =
       absl::StrCat(StateFolder(), "/used-", getpid(), "-", board);
-  std::ofstream(path + ".new") << OwnBytes(board).load() << "\n";
+  std::ofstream(path + ".new") << bytes << "\n";
   std::rename((path + ".new").c_str(), path.c_str());
 }
 
@@ -186,6 +202,47 @@ int64_t OthersBytes(int board) {
   return total;
 }
 
+// A number that the state's file gives for the board, such as its `mode=`.
+int64_t BoardWord(int board, const char* key) {
+  if (StateFolder().empty()) return 0;
+  std::ifstream file(StateFolder() + "/devices");
+  int current = -1;
+  for (std::string line; std::getline(file, line);) {
+    std::istringstream words(line);
+    std::string kind, word;
+    words >> kind;
+    if (kind != "gpu" || ++current != board) continue;
+    while (words >> word)
+      if (absl::StartsWith(word, key))
+        return std::strtoll(word.c_str() + std::strlen(key), nullptr, 10);
+  }
+  return 0;
+}
+
+// As TensorFlow ends when the card does.
+void DieIfBroken(int board) {
+  static std::atomic<int64_t> next_look{0};
+  if (StateFolder().empty()) return;
+  const int64_t now = std::chrono::duration_cast<std::chrono::milliseconds>(
+      std::chrono::steady_clock::now().time_since_epoch()).count();
+  if (now < next_look) return;
+  next_look = now + 20;
+  if (BoardWord(board, "ecc="))
+    LOG(FATAL) << "could not synchronize on CUDA context: "
+                  "CUDA_ERROR_ECC_UNCORRECTABLE: uncorrectable ECC error encountered";
+  if (BoardWord(board, "error="))
+    LOG(FATAL) << "could not synchronize on CUDA context: "
+                  "CUDA_ERROR_LAUNCH_FAILED: unspecified launch failure";
+}
+
+constexpr double SPILL_BYTES_A_SECOND = 25 << 20;
+void SlowIfSpilled(int64_t in_use, size_t bytes) {
+  static const int64_t fast = EnvInt("EMULATED_GPU_SPILL_MB", 0) << 20;
+  if (fast == 0 || in_use <= fast) return;
+  std::this_thread::sleep_for(
+      std::chrono::duration<double>(bytes / SPILL_BYTES_A_SECOND));
+}
+
 // --- memory ----------------------------------------------------------------
 // MAP_NORESERVE: without growth BFC takes the whole device at once, but only
 // touched pages become real, so an 80 GB device can live on a small machine.
@@ -217,6 +274,86 @@ class DeviceMemory : public tsl::SubAllocator {
   const int board_;
 };
 
+class GpuBfc : public tsl::BFCAllocator {
+ public:
+  GpuBfc(int board, int64_t limit, const std::string& name, const Options& options)
+      : BFCAllocator(std::make_unique<DeviceMemory>(board), limit, name, options),
+        board_(board) {}
+  void* AllocateRaw(size_t alignment, size_t bytes) override {
+    return AllocateRaw(alignment, bytes, tsl::AllocationAttributes());
+  }
+  void* AllocateRaw(size_t alignment, size_t bytes,
+                    const tsl::AllocationAttributes& attributes) override {
+    DieIfBroken(board_);
+    void* p = BFCAllocator::AllocateRaw(alignment, bytes, attributes);
+    SlowIfSpilled(GetStats()->bytes_in_use, bytes);
+    return p;
+  }
+
+ private:
+  const int board_;
+};
+
+// TF_GPU_ALLOCATOR=cuda_malloc and cuda_malloc_async: the driver's own. Neither
+// keeps a limit of TensorFlow's; the second keeps statistics and a pool.
+class DriverAllocator : public tsl::Allocator {
+ public:
+  DriverAllocator(int board, std::string name, bool pools)
+      : board_(board), name_(std::move(name)), pools_(pools) {}
+  std::string Name() override { return name_; }
+  void* AllocateRaw(size_t, size_t bytes) override {
+    DieIfBroken(board_);
+    const int64_t size = (std::max<size_t>(bytes, 1) + 4095) / 4096 * 4096;
+    absl::MutexLock lock(mu_);
+    const int64_t more = std::max<int64_t>(0, stats_.bytes_in_use + size - pool_);
+    const int64_t there = BoardBytes(board_) - OwnBytes(board_);
+    if (more > there || (more > 0 && more > there - OthersBytes(board_))) return nullptr;
+    void* p = mmap(nullptr, size, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) return nullptr;
+    sizes_[p] = size;
+    stats_.bytes_in_use += size;
+    stats_.peak_bytes_in_use = std::max(stats_.peak_bytes_in_use, stats_.bytes_in_use);
+    Pool(more);
+    return p;
+  }
+  void DeallocateRaw(void* p) override {
+    absl::MutexLock lock(mu_);
+    auto found = sizes_.find(p);
+    munmap(p, found->second);
+    stats_.bytes_in_use -= found->second;
+    if (!pools_) Pool(-found->second);
+    sizes_.erase(found);
+  }
+  std::optional<tsl::AllocatorStats> GetStats() override {
+    absl::MutexLock lock(mu_);
+    if (!pools_) return std::nullopt;
+    return stats_;
+  }
+  bool ClearStats() override {
+    absl::MutexLock lock(mu_);
+    stats_.peak_bytes_in_use = stats_.bytes_in_use;
+    return pools_;
+  }
+  tsl::AllocatorMemoryType GetMemoryType() const override {
+    return tsl::AllocatorMemoryType::kDevice;
+  }
+
+ private:
+  void Pool(int64_t more) {
+    pool_ += more;
+    OwnBytes(board_) += more;
+    TellOwnBytes(board_);
+  }
+  const int board_;
+  const std::string name_;
+  const bool pools_;
+  absl::Mutex mu_;
+  int64_t pool_ = 0;
+  tsl::AllocatorStats stats_;
+  std::map<void*, int64_t> sizes_;
+};
+
 bool Grows(bool asked) {  // GPUBFCAllocator's rule
   std::string forced = EnvText("TF_FORCE_GPU_ALLOW_GROWTH", "");
   if (forced == "true") return true;
@@ -229,16 +366,18 @@ bool Grows(bool asked) {  // GPUBFCAllocator's rule
 Allocator* LogicalAllocator(int id, int board, int64_t limit, bool growth,
                             bool retry) {
   static auto* mu = new absl::Mutex;
-  static auto* all = new std::map<int, std::unique_ptr<tsl::BFCAllocator>>;
+  static auto* all = new std::map<int, std::unique_ptr<tsl::Allocator>>;
   absl::MutexLock lock(mu);
-  std::unique_ptr<tsl::BFCAllocator>& slot = (*all)[id];
-  if (!slot) {
+  std::unique_ptr<tsl::Allocator>& slot = (*all)[id];
+  const std::string kind = EnvText("TF_GPU_ALLOCATOR", "");
+  if (!slot && absl::StartsWith(kind, "cuda_malloc")) {
+    slot = std::make_unique<DriverAllocator>(
+        board, absl::StrCat("gpu_", kind, "_", id), kind == "cuda_malloc_async");
+  } else if (!slot) {
     tsl::BFCAllocator::Options options;
     options.allow_growth = Grows(growth);
     options.allow_retry_on_failure = retry && EnvInt("EMULATED_GPU_OOM_RETRY", 1) != 0;
-    slot = std::make_unique<tsl::BFCAllocator>(
-        std::make_unique<DeviceMemory>(board), limit,
-        absl::StrCat("GPU_", id, "_bfc"), options);
+    slot = std::make_unique<GpuBfc>(board, limit, absl::StrCat("GPU_", id, "_bfc"), options);
   }
   return slot.get();
 }
@@ -394,6 +533,11 @@ class EmulatedGpuFactory : public DeviceFactory {
     int id = 0;
     for (size_t v = 0; v < visible.size(); ++v) {
       const int board = VisibleBoards()[visible[v]];
+      const int64_t mode = BoardWord(board, "mode=");
+      if (mode == 2 || (mode == 3 && OthersBytes(board) > 0))
+        return absl::InternalError(absl::StrCat(
+            "cudaSetDevice() on GPU:", visible[v],
+            " failed. Status: CUDA-capable device(s) is/are busy or unavailable"));
       std::vector<int64_t> limits;
       if (v < static_cast<size_t>(virtual_devices.size()))
         for (float mb : virtual_devices[v].memory_limit_mb())
@@ -424,6 +568,19 @@ class EmulatedGpuFactory : public DeviceFactory {
   }
 };
 
+// Lists a device of another type, and brings up none.
+class OtherFactory : public DeviceFactory {
+ public:
+  absl::Status ListPhysicalDevices(std::vector<std::string>* out) override {
+    out->push_back(absl::StrCat("/physical_device:", EnvText("EMULATED_ACCELERATOR", ""), ":0"));
+    return absl::OkStatus();
+  }
+  absl::Status CreateDevices(const SessionOptions&, const std::string&,
+                             std::vector<std::unique_ptr<Device>>*) override {
+    return absl::OkStatus();
+  }
+};
+
 void CopyDeviceToDevice(DeviceContext*, DeviceContext*, Device*, Device*,
                         const AllocatorAttributes, const AllocatorAttributes,
                         const Tensor* from, Tensor* to, int,
@@ -439,6 +596,10 @@ __attribute__((constructor)) void RegisterEmulatedGpuDevice() {
   // build also holds CUDA's copy function, which casts to CUDA's own classes.
   DeviceFactory::Register("GPU", std::make_unique<EmulatedGpuFactory>(), 210,
                           /*is_pluggable_device=*/true);
+  const std::string other = EnvText("EMULATED_ACCELERATOR", "");
+  if (!other.empty())
+    DeviceFactory::Register(other, std::make_unique<OtherFactory>(), 205,
+                            /*is_pluggable_device=*/false);
   TF_CHECK_OK(CopyTensor::Register(DeviceType("GPU"), DeviceType("GPU"),
                                    CopyDeviceToDevice,
                                    /*is_pluggable_device=*/true));

@@ -8,6 +8,7 @@
  *   fail call=nvmlDeviceGetMemoryInfo_v2 code=15          every such call returns this error
  *   gpu name=NVIDIA_A100 uuid=GPU-1 bus=0000:01:00.0 total=1073741824 reserved=0 cc=8.0 mode=0
  *   gpu ... error=15                                      calls about it return this error
+ *   gpu ... ecc=2                                         uncorrected errors of its memory
  *   process pid=4242 bytes=134217728 name=/usr/bin/other  bytes=- where the driver cannot say
  *   instance uuid=MIG-1 total=268435456 used=0            the GPU is then in MIG mode
  *
@@ -34,6 +35,7 @@ typedef struct {
   char name[96], uuid[96], bus[32];
   bytes_t total, reserved;
   int major, minor, mode, error, processes, instances;
+  bytes_t ecc;
   Process process[PROCESSES];
   Instance instance[INSTANCES];
 } Gpu;
@@ -63,7 +65,7 @@ static void add_process(Gpu *gpu, unsigned pid, bytes_t bytes, int hidden, const
 static void read_line(State *state, char *line) {
   char *rest = NULL, *kind = strtok_r(line, " \t\r\n", &rest), *word;
   char name[256] = "", uuid[96] = "", bus[32] = "", call[80] = "", version[80] = "";
-  bytes_t total = 0, reserved = 0, bytes = 0, used = 0;
+  bytes_t total = 0, reserved = 0, bytes = 0, used = 0, ecc = 0;
   int code = 999, cuda = 12040, major = 8, minor = 0, mode = 0, error = 0, hidden = 0;
   unsigned pid = 0;
   if (kind == NULL || *kind == '#') return;
@@ -85,6 +87,7 @@ static void read_line(State *state, char *line) {
     if (!strcmp(word, "mode")) mode = atoi(value);
     if (!strcmp(word, "error")) error = atoi(value);
     if (!strcmp(word, "pid")) pid = (unsigned)atoi(value);
+    if (!strcmp(word, "ecc")) ecc = strtoull(value, NULL, 10);
     if (!strcmp(word, "cc")) sscanf(value, "%d.%d", &major, &minor);
   }
   Gpu *last = state->gpus ? &state->gpu[state->gpus - 1] : NULL;
@@ -101,7 +104,7 @@ static void read_line(State *state, char *line) {
     copy(gpu->name, name, sizeof gpu->name), copy(gpu->uuid, uuid, sizeof gpu->uuid);
     copy(gpu->bus, bus, sizeof gpu->bus);
     gpu->total = total, gpu->reserved = reserved, gpu->mode = mode, gpu->error = error;
-    gpu->major = major, gpu->minor = minor;
+    gpu->major = major, gpu->minor = minor, gpu->ecc = ecc;
   }
   if (!strcmp(kind, "process") && last) add_process(last, pid, bytes, hidden, name);
   if (!strcmp(kind, "instance") && last && last->instances < INSTANCES) {
@@ -241,6 +244,11 @@ int nvmlSystemGetProcessName(unsigned pid, char *to, unsigned size) {
 int nvmlDeviceGetCudaComputeCapability(void *device, int *major, int *minor) {
   GPU();
   *major = gpu->major, *minor = gpu->minor;
+  return SUCCESS;
+}
+int nvmlDeviceGetTotalEccErrors(void *device, int kind, int counter, bytes_t *to) {
+  GPU();
+  *to = kind == 1 && counter == 0 ? gpu->ecc : 0; /* uncorrected, since the driver was loaded */
   return SUCCESS;
 }
 int nvmlDeviceGetComputeMode(void *device, int *to) { GPU(); *to = gpu->mode; return SUCCESS; }

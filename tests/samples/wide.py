@@ -1,4 +1,5 @@
-"""A model of 1.1 M weights whose activations, not its weights, fill a device. JIT=0 keeps XLA off.
+"""A model of 1.1 M weights whose activations, not its weights, fill a device. JIT=0 keeps XLA off,
+and POLICY sets the precision.
 
 As a script it sets its GPU up as SETUP asks, and trains.
 """
@@ -14,6 +15,7 @@ SETUP = os.environ.get("SETUP", "")
 
 
 def build_model():
+    keras.config.set_dtype_policy(os.environ.get("POLICY", "float32"))
     model = keras.Sequential(
         [
             keras.Input((256,)),
@@ -44,6 +46,13 @@ if __name__ == "__main__":
     elif SETUP == "limit":
         limit = tf.config.LogicalDeviceConfiguration(memory_limit=96)
         tf.config.set_logical_device_configuration(gpus[0], [limit])
+    elif SETUP in ("session", "share"):  # as scripts of TensorFlow 1 have it
+        config = tf.compat.v1.ConfigProto()
+        if SETUP == "session":
+            config.gpu_options.allow_growth = True
+        else:
+            config.gpu_options.per_process_gpu_memory_fraction = 0.25
+        session = tf.compat.v1.InteractiveSession(config=config)
     elif SETUP == "two on one":
         limit = tf.config.LogicalDeviceConfiguration(memory_limit=96)
         tf.config.set_logical_device_configuration(gpus[0], [limit, limit])
