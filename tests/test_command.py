@@ -216,7 +216,7 @@ def test_the_command_that_trains_with_the_answer_asks_for_the_same(tmp_path):
     assert words[:2] == ["autobatch", "run"]
     runs = cli.main.get_command(asked, "run").make_context("run", words[2:])
     assert runs.params["script"] == str(script)
-    assert runs.params["arguments"] == ("--lr", "1e-3")
+    assert runs.params["arguments"] == ("...",)  # they may be secrets
     assert options_given(runs) == {
         k: v for k, v in probed.items() if k not in ("journal", "resume")
     }

@@ -89,7 +89,7 @@ def _to_train(target: str, arguments: tuple[str, ...], options: dict[str, Any]) 
     """The command that trains with the answer; None where the target is no script that calls fit.
 
     Args:
-        target, arguments: What was probed.
+        target, arguments: What was probed; the arguments are not repeated.
         options: With what, as keywords of `probe`.
     """
     import re
@@ -121,4 +121,5 @@ def _to_train(target: str, arguments: tuple[str, ...], options: dict[str, Any]) 
             words += [word for shape in sorted(shapes) for word in (flag, shape)]
         else:
             words += [flag, str(value)]
-    return shlex.join([*words, "--", *arguments] if arguments else words)
+    # The script's own arguments may be secrets, and what we say may lie in a log for long.
+    return shlex.join(words) + (" -- ..." if arguments else "")
