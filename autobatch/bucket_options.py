@@ -13,7 +13,7 @@ from autobatch.options import ProbeOptions
 ON_TOO_LONG = ("error", "truncate", "drop")
 AUTO = "auto"
 # Of a probe's, those that mean nothing here.
-NOT_HERE = ("target_batch_size", "sequence_length", "cache", "journal", "resume")
+NOT_HERE = ("target_batch_size", "prefer", "sequence_length", "cache", "journal", "resume")
 
 
 class BucketOptions(msgspec.Struct, frozen=True, kw_only=True):

@@ -69,6 +69,7 @@ def test_wrong_usage_is_said_before_anything_starts(name: str) -> None:
         ({"boundaries": [10], "max_length": 5}, "above the maximum length"),
         ({"max_length": "60"}, "max_length: expected `int"),
         ({"target_batch_size": 64}, "target_batch_size is for autobatch.probe"),
+        ({"prefer": "throughput"}, "prefer is for autobatch.probe"),
         ({"sequence_length": 9}, "sequence_length is for autobatch.probe"),
         ({"lengths": 9}, "Unknown option 'lengths'"),
     ],

@@ -71,12 +71,6 @@ _PROBE = (
         help="Only powers of two.  [default: any size]",
     ),
     _option(
-        "--prefer",
-        metavar="WHAT",
-        help="size: the largest safe batch; throughput: the size tried with the best proven "
-        "samples a second.  [default: size]",
-    ),
-    _option(
         "--precision",
         type=float,
         help="Share of the answer that may be left on the table; 0 for the exact size.  [default: "
@@ -173,6 +167,12 @@ _ONE_SIZE = (
         type=int,
         help="Of a step of the optimizer: find the largest micro-batch that divides it, and add "
         "gradients up.  [default: none; a step takes one batch]",
+    ),
+    _option(
+        "--prefer",
+        metavar="WHAT",
+        help="size: the largest safe batch; throughput: the size tried with the best proven "
+        "samples a second.  [default: size]",
     ),
     _option(
         "--sequence-length",
