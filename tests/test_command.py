@@ -134,7 +134,7 @@ def test_more_memory_than_there_is_is_a_devices_error():
 
 def test_a_bug_of_ours_is_an_error_object_too(monkeypatch):
     monkeypatch.chdir(SAMPLES)
-    monkeypatch.setattr("autobatch.probing.probe", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr("autobatch.as_trained.find_one", lambda *a, **k: 1 / 0)
     done = CliRunner().invoke(cli.main, ["probe", "tiny.py", "--json"])
     assert done.exit_code == 1
     assert "ZeroDivisionError" in error_of(done.stdout, kind="error")["message"]
