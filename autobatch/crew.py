@@ -131,7 +131,9 @@ class Crew:
             sequence_length=sequence_length,
         )
         ending = self._run(self._searcher, request)
-        if not ending.reusable:
+        # What a first trace makes, such as the state of random numbers, is no good if it fails.
+        untrained = ending.trial.outcome is Outcome.FAILED and not self._passed
+        if untrained or not ending.reusable:
             self._bury_searcher()
         return ending.trial
 
@@ -168,7 +170,7 @@ class Crew:
             self.proving = worker.loaded
         except LoadingFailed as failure:
             if failure.outcome not in endings.MEMORY:
-                raise failure.error from None
+                raise endings.only_once(failure.error) from None
             ending = Ending(endings.not_loaded(request, failure), None, reusable=False)
         else:
             ending = self._run(worker, request)

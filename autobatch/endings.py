@@ -173,6 +173,16 @@ def loading_failed(end: End, budget_bytes: int | None) -> LoadingFailed:
     return LoadingFailed(found.outcome, error)
 
 
+def only_once(error: AutobatchError) -> AutobatchError:
+    """What loading raised the second time, though it had gone well before."""
+    if isinstance(error, ModelError):
+        error.message += (
+            " It had loaded before, in the search's process: each process runs what is before fit, "
+            "so that has to be repeatable (folders that may exist, files that stay)."
+        )
+    return error
+
+
 def _nothing_fits(found: oom.Diagnosis, phase: str, budget: int | None) -> NothingFitsError:
     if found.outcome is Outcome.HOST_OUT_OF_MEMORY:
         return NothingFitsError(
@@ -229,7 +239,12 @@ def own_error(
 
 def doing(phase: str) -> str:
     """A worker's stage as it follows `while`."""
-    words = {"step": "training", "validation": "validating", "tracing": "tracing its first step"}
+    words = {
+        "own_loop": "training in a loop of its own",
+        "step": "training",
+        "validation": "validating",
+        "tracing": "tracing its first step",
+    }
     return words.get(phase, phase)
 
 

@@ -241,17 +241,32 @@ kinds = {
     "padded": rows.map(lambda n: tf.fill([1], n)).padded_batch(2),
 }
 SEEN["datasets"] = {
-    name: [rows_of(rebatched(data, 8)), int(rebatched(data, 8).cardinality())]
+    name: [rows_of(rebatched(data, 8, 2)), int(rebatched(data, 8, 2).cardinality())]
     for name, data in kinds.items()
 }
 uneven = rows.map(lambda n: tf.fill([n + 1], n)).padded_batch(2)
 SEEN["padded to their own length"] = [
-    list(batch.shape) for batch in rebatched(uneven, 8, lengths_vary=True)
+    list(batch.shape) for batch in rebatched(uneven, 8, 2, lengths_vary=True)
 ]
 try:
-    rebatched(uneven.map(lambda n: n), 8, lengths_vary=True)
+    rebatched(uneven.map(lambda n: n), 8, 2, lengths_vary=True)
 except Unchanged as reason:
     SEEN["unequal"] = str(reason)
+
+
+def sizes(data: Any) -> list[list[int]]:
+    """Rows of each part of each batch."""
+    return [[len(part) for part in tf.nest.flatten(batch)] for batch in data]
+
+
+merged = rows.batch(2).map(lambda n: (tf.repeat(n, 3), n)).prefetch(1)
+SEEN["merged"] = [sizes(merged)[-2:], sizes(rebatched(merged, 8, 2))]
+zipped = Dataset.zip((rows.shuffle(9).batch(4), rows.repeat().batch(2))).prefetch(1)
+SEEN["zipped"] = sizes(rebatched(zipped, 8, 4))
+try:
+    rebatched(merged.take(2), 8, 2)
+except Unchanged as reason:
+    SEEN["merged and taken"] = str(reason)
 SEEN["PyDataset"] = rows_of(resized(call(Numbered()), 8, 2, lengths_vary=False)["x"])
 SEEN["generator"] = rows_of(resized(call(generator()), 8, 2, lengths_vary=False)["x"])
 changed = resized(

@@ -6,9 +6,15 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from types import SimpleNamespace
 from typing import Any
+
+from autobatch import devices
+from autobatch.units import MIB
+
+os.environ |= devices.DeviceChoice("cpu", (), 512 * MIB, 512 * MIB).environment(proof=False)
 
 import keras
 import numpy as np
@@ -16,8 +22,10 @@ import tensorflow as tf
 
 from autobatch.engine import dataset_chain, device_settings, failures, optimizers, script, training
 from autobatch.engine.batches import ArrayBatches, DatasetBatches
+from autobatch.engine.device import open_memory
 from autobatch.engine.iterable_batches import IterableBatches
-from autobatch.protocol import DeviceRequest
+from autobatch.engine.runner import Runner
+from autobatch.protocol import DeviceRequest, RunTrial
 
 Dataset = tf.data.Dataset
 SEEN: dict[str, Any] = {}
@@ -81,6 +89,36 @@ batches = DatasetBatches(ragged.batch(2), batched=True)
 first = next(iter(batches.fit_arguments(3)["x"]))
 SEEN["ragged"] = [first.row_lengths().numpy().tolist(), batches.warnings]
 
+# -- batches whose parts have different numbers of rows
+
+
+def parts(data: Any, count: int) -> list[list[int]]:
+    return [[len(part) for part in tf.nest.flatten(batch)] for batch in data.take(count)]
+
+
+labelled = Dataset.range(7).batch(2, drop_remainder=True)
+zipped = Dataset.zip((rows.shuffle(9).batch(4), labelled)).prefetch(1)
+batches = DatasetBatches(zipped, batched=True)
+SEEN["zipped"] = [
+    batches.batch_size,
+    batches.samples,
+    parts(batches.fit_arguments(6)["x"], 4),
+    batches.warnings,
+]
+merged = rows.shuffle(9).batch(4).map(lambda n: (tf.repeat(n, 3), n), 2).cache().repeat(2)
+batches = DatasetBatches(merged.take(3).prefetch(1), batched=True)
+wide = keras.Sequential([keras.Input((), dtype="int32"), keras.layers.Embedding(10, 2)])
+wide.compile("sgd", lambda y, p: tf.reduce_sum(p) + 0.0 * tf.reduce_sum(tf.cast(y, "float32")))
+found = training.Training(wide, wide.fit, batches, {})
+done = Runner(found, open_memory(DeviceRequest(kind="cpu")), lambda *_: None).run(
+    RunTrial(batch_size=6, steps=2)
+)
+SEEN["merged"] = [
+    batches.batch_size,
+    len(done.step_seconds),
+    parts(batches.fit_arguments(6)["x"], 4),
+]
+
 # -- batches from Python
 
 
@@ -116,6 +154,15 @@ SEEN["generator"] = [
     batches.samples,
     shapes(batches, 5, 9),  # far beyond its end
     batches.fit_arguments(2)["class_weight"],
+]
+views = ((np.full((2, 5, 3), n), np.full(5, n)) for n in range(3))
+batches = IterableBatches(views, input_ranks=(2,))
+first, second = (batches.fit_arguments(7)["x"][0] for _ in range(2))
+SEEN["views"] = [
+    batches.batch_size,
+    [list(first[0].shape), list(first[1].shape)],
+    [first[0][:, 4:6, 0].tolist(), second[1].tolist()],
+    batches.warnings,
 ]
 values = IterableBatches(iter([np.arange(4), np.arange(4, 8)])).fit_arguments(6)["x"]
 SEEN["generator_rows"] = values[0].tolist()  # all of them, in order
@@ -199,5 +246,16 @@ try:
     keras.layers.Lambda(lambda x: tf.reshape(x, (7,)))(tf.zeros(6))
 except Exception as error:
     SEEN["keras_error"] = failures.describe(error, phase="").message.splitlines()[0]
+
+
+@tf.function
+def out_of_range(n: Any) -> Any:
+    return tf.gather(tf.zeros(3), n + tf.zeros((), "int32"))
+
+
+try:
+    out_of_range(tf.constant(7))
+except Exception as error:
+    SEEN["graph_error"] = failures.describe(error, phase="").message.splitlines()[0]
 
 json.dump(SEEN, sys.stdout)

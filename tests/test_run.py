@@ -265,6 +265,9 @@ EXPECTED = {
     "mixed precision": [[2, RATE]],
     "padded to their own length": [[8, 8], [8, 16], [1, 17]],
     "unequal": "its batches may be of unequal shapes, padded or grouped by length",
+    "merged": [[[6, 2], [3, 1]], [[24, 8], [24, 8], [3, 1]]],
+    "merged and taken": "the parts of its batches have different numbers of rows",
+    "zipped": [[8, 4], [8, 4], [1, 4]],
     "larger validation": True,
     "proven validation": [8, 16],
     # as many samples a step as before: 9 batches of 2 are 3 of 8, 5 of 2 are 2 of 8

@@ -92,6 +92,8 @@ def check(script: Script, answer: dict[str, Any]) -> None:
     assert not validates or answer["proof"]["validation_steps"] >= 1
     said = " ".join(answer["warnings"])
     assert ("unequal shapes" in said) == ("unequal_shapes" in traits)
+    assert ("batches of different sizes" in said) == ("zipped_sizes" in traits)
+    assert ("a-package-that-nobody-has" in said) == ("notebook" in traits)
     assert ("float64" in said) == (script.name == "cifar10_tutorial.py")  # the others' is small
 
 
@@ -109,6 +111,14 @@ import numpy as np
 model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
 model.compile("sgd", "mse")
 x, y = np.zeros((64, 4), "float32"), np.zeros((64, 1), "float32")
+"""
+LOOP = """
+import tensorflow as tf
+optimizer = keras.optimizers.SGD()
+with tf.GradientTape() as tape:
+    loss = tf.reduce_mean((model(x) - y) ** 2)
+weights = model.trainable_variables
+optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights))
 """
 
 
@@ -174,6 +184,13 @@ def test_a_fit_that_the_script_has_not_is_a_wrong_argument(run: Any) -> None:
     assert "calls fit 1 times" in answer["error"]["message"]
 
 
+def test_a_script_that_runs_only_once_is_told_so(run: Any) -> None:
+    code, answer, _ = run(f"os.mkdir(sys.argv[1] + '.d')\n{MODEL}model.fit(x, y)\n")
+    assert code == 4
+    assert "FileExistsError" in answer["error"]["message"]
+    assert "has to be repeatable" in answer["error"]["message"]
+
+
 def test_workers_start_again_with_the_variables_that_a_script_sets(run: Any) -> None:
     text = """
 note(os.environ.get("TF_TWO_SAID"), os.environ.get("TF_COMPUTED"), os.environ.get("XLA_FLAGS"))
@@ -205,11 +222,12 @@ def test_a_back_end_that_is_chosen_at_run_time_is_refused(run: Any) -> None:
     [
         ("for _ in range(9):\n    model.train_on_batch(x, y)\n", "around train_on_batch"),
         ("models = [model]\ndel model\n", "ran to its end without model.fit"),
+        (f"{LOOP}models = [model]\ndel model\n", "trains in a loop of its own"),
         ("sys.exit('no data')\n", "sys.exit('no data')"),
         ("model.fit((n for n in range(0)))\n", "gives no batch at all"),
         ("model.fit(object())\n", "training data of type object"),
     ],
-    ids=["train_on_batch", "no fit", "exit before fit", "no data", "odd data"],
+    ids=["train_on_batch", "no fit", "own loop", "exit before fit", "no data", "odd data"],
 )
 def test_what_cannot_be_probed_is_refused_in_a_paragraph(run: Any, text: str, said: str) -> None:
     code, answer, log = run(MODEL + 'note("before")\n' + text + 'note("after")\n')
@@ -266,6 +284,22 @@ def test_unequal_shapes_are_probed_at_the_longest(seen: Any) -> None:
     assert "ragged" in warning
 
 
+def test_parts_with_different_numbers_of_rows_keep_their_proportion(seen: Any) -> None:
+    size, samples, sizes, (warning,) = seen["zipped"]
+    assert (size, samples) == (4, 12)
+    assert sizes == [[6, 3]] * 4
+    assert "(4, 2)" in warning
+    # a batch's graphs merged into one: the first trial finds out that it cannot be cut anew
+    assert seen["merged"] == [4, 2, [[18, 6]] * 4]
+
+
+def test_views_of_a_sample_are_no_samples(seen: Any) -> None:
+    size, shapes, rows, (warning,) = seen["views"]
+    assert (size, shapes) == (5, [[2, 7, 3], [7]])
+    assert rows == [[[0, 1], [0, 1]], [2, 2, 2, 2, 2, 0, 0]]  # the source begins anew
+    assert "2 views of 5 samples" in warning
+
+
 def test_batches_from_python_are_cut_anew_and_never_run_dry(seen: Any) -> None:
     assert seen["py_dataset"] == [4, 10, [[5, 3]] * 4]
     assert seen["py_dataset_endless"] == [4, None, [[6, 1]] * 3]
@@ -312,3 +346,4 @@ def test_the_devices_stay_as_they_were_set_up(seen: Any) -> None:
 def test_an_error_of_keras_says_in_its_first_line_what_happened(seen: Any) -> None:
     assert seen["keras_error"].startswith("Exception encountered when calling Lambda.call(): {{")
     assert "requested shape has 7" in seen["keras_error"]
+    assert "Graph execution error: indices = 7 is not in [0, 3)" in seen["graph_error"]

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from autobatch.engine import dataset_chain
 from autobatch.engine.iterable_batches import describe_shapes, unequal_shapes
+from autobatch.engine.rebuilt import rebuilt, zipped_sizes
 from autobatch.units import format_bytes
 
 # Batch dimensions are left open so that one trace serves every size, as `fit` does by itself
@@ -136,7 +137,7 @@ def _bytes_on_device(leaf: Any) -> int:
         kind = leaf.dtype.name if leaf.dtype == tf.float64 else "object"  # it is there already
     try:
         size = 4 if kind == "float64" else np.dtype(kind).itemsize
-        return 0 if kind == "object" else size * math.prod(map(int, leaf.shape))
+        return 0 if np.dtype(kind).kind in "OSU" else size * math.prod(map(int, leaf.shape))
     except TypeError:  # a dtype that is not numpy's
         return 0
 
@@ -148,6 +149,7 @@ class DatasetBatches:
     Attributes:
         lengths_vary: Nothing says that all batches have one shape, so it is looked at where the
             dataset's own shapes leave it open.
+        parts_differ: The parts of a batch have different numbers of rows.
     """
 
     dataset: Any
@@ -156,6 +158,7 @@ class DatasetBatches:
     warnings: tuple[str, ...] = ()
     lengths_vary: bool = True
     longest: Any = None  # batch, where they are of unequal shapes
+    parts_differ: bool = False
 
     def __post_init__(self) -> None:
         self.static, self.device_bytes = False, 0
@@ -174,6 +177,13 @@ class DatasetBatches:
         self.static = dataset_chain.static_batch_size(self.dataset) is not None
         self.batch_size = dataset_chain.batch_size(self.dataset)
         self.samples = dataset_chain.samples(self.dataset, self.batch_size)
+        if sizes := zipped_sizes(self.dataset):
+            self.parts_differ = self.is_rebuildable
+            self.warnings += (
+                f"The training data puts batches of different sizes together "
+                f"({', '.join(map(str, sizes))}). A batch size here is that of the first; the "
+                "others keep their proportion to it.",
+            ) * self.parts_differ
         if self.lengths_vary and dataset_chain.has_open_dimensions(self.dataset):
             batches = None
             if self.samples and self.batch_size:
@@ -185,12 +195,20 @@ class DatasetBatches:
                 said = unequal_shapes(describe_shapes(seen.shapes))
                 self.warnings += (RAGGED if seen.ragged else said,)
 
+    @property
+    def is_rebuildable(self) -> bool:
+        """Whether it can be made anew with another batch size where it batches."""
+        own = self.batch_size
+        return own is not None and rebuilt(self.dataset, own, own, endless=True) is not None
+
     def fit_arguments(self, batch_size: int, *, static: bool = False) -> dict[str, Any]:
         fixed = static and self.static
         if self.longest is not None:
             spec = self.dataset.element_spec
             batch = tf.data.Dataset.from_tensors(self.longest)
             data = batch.repeat().rebatch(batch_size).map(lambda *b: _with_spec(b, spec))
+        elif self.parts_differ:
+            data = rebuilt(self.dataset, batch_size, self.batch_size or 1, endless=True)
         elif self.batched:
             data = self.dataset.repeat().rebatch(batch_size, drop_remainder=fixed)
         else:

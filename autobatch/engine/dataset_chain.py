@@ -182,14 +182,15 @@ def longest_batch(dataset: Any, batches: int | None) -> LongestBatch:
         leaves = tf.nest.flatten(batch)
         ragged |= any(isinstance(leaf, tf.RaggedTensor) for leaf in leaves)
         seen.add(_sample_shapes(batch))
-        rows = rows + _rows(leaves[0]) if rows is not None else None
-        weight = sum(_numbers(leaf) / max(1, _rows(leaf)) for leaf in leaves)
+        rows = rows + rows_of(leaves[0]) if rows is not None else None
+        weight = sum(_numbers(leaf) / max(1, rows_of(leaf)) for leaf in leaves)
         if weight > best:
             longest, best = batch, weight
     return LongestBatch(longest, _sample_shapes(longest), ragged or len(seen) > 1, ragged, rows)
 
 
-def _rows(leaf: Any) -> int:
+def rows_of(leaf: Any) -> int:
+    """Rows of one part of a batch."""
     if isinstance(leaf, tf.SparseTensor):
         return int(leaf.dense_shape[0])
     return int(leaf.nrows()) if isinstance(leaf, tf.RaggedTensor) else int(tf.shape(leaf)[0])

@@ -18,6 +18,12 @@ MAX_TEXT = 20_000  # of a message: TensorFlow's can hold a whole graph
 _KERAS = re.compile(
     r"\A(Exception encountered when calling [^\n]*)\.\n+\x1b\[1m(.*?)\x1b\[0m", re.S
 )
+# TensorFlow tells first where a node was defined, which takes pages, and then what happened: at the
+# left edge, or as the first of several "root errors".
+_GRAPH = "Graph execution error:"
+_HAPPENED = re.compile(
+    r"^(?!Graph execution|Detected at|<|\d+ root error)(?:\s+\(0\) )?(\S.*)$", re.M
+)
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _OURS = str(Path(__file__).resolve().parent.parent) + os.sep
 _LIBRARIES = tuple(
@@ -41,7 +47,10 @@ def describe(error: BaseException, *, phase: str) -> Failed:
 
 def _text(error: BaseException) -> str:
     """The message, what happened in its first line, without colours."""
-    return _COLOURS.sub("", _KERAS.sub(r"\1: \2", str(error)[:MAX_TEXT]))
+    text = str(error)
+    if text.startswith(_GRAPH) and (happened := _HAPPENED.search(text)):
+        text = text.replace(_GRAPH, f"{_GRAPH} {happened[1]}", 1)
+    return _COLOURS.sub("", _KERAS.sub(r"\1: \2", text[:MAX_TEXT]))
 
 
 def _type_names(error: BaseException) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from autobatch.errors import ModelError
 
 UNEQUAL = "The training data comes in batches of unequal shapes"
 SCAN_SECONDS = 5.0  # at most, to look for the longest batch
+MOST_VIEWS = 4  # of a sample in a batch
 
 
 class IterableBatches:
@@ -27,6 +28,8 @@ class IterableBatches:
         source: What gives batches.
         class_weight: As `fit` takes it.
         lengths_vary: Nothing says that all batches have one shape, so it is looked at.
+        input_ranks: Dimensions of each of the model's inputs, the batch's included; empty where
+            the model does not say.
     """
 
     def __init__(
@@ -35,6 +38,7 @@ class IterableBatches:
         class_weight: dict[int, float] | None = None,
         *,
         lengths_vary: bool = False,
+        input_ranks: tuple[int, ...] = (),
     ) -> None:
         self.static = False
         self.device_bytes = 0
@@ -46,13 +50,21 @@ class IterableBatches:
         self._stock: list[Any] = []
         self._longest: Any = None
         origin = self._endless()
-        first = _arrays(next(origin, None))
-        if first is None:
+        given = _arrays(next(origin, None))
+        if given is None:
             raise ModelError("The training data gives no batch at all.")
+        self._views = _views(given, input_ranks)
+        first = self._rows_first(given)
         self._stock.append(first)
-        self._origin: Iterator[Any] = itertools.chain([first], origin)
+        self._origin: Iterator[Any] = itertools.chain([first], map(self._read, origin))
         self.batch_size: int | None = _rows(first)
         self.samples = self._count(_rows(first))
+        if self._views:
+            self.warnings += (
+                f"A batch of the training data has one dimension more than the model's input: it "
+                f"was taken for {self._views} views of {_rows(first)} samples, and the number of "
+                "samples for the batch size.",
+            )
         if lengths_vary:
             self._find_longest(first)
 
@@ -77,7 +89,7 @@ class IterableBatches:
             return None
         last = rows
         if self._indexed and self._length > 1:
-            last = _rows(_arrays(self._source[self._length - 1]))
+            last = _rows(self._read(self._source[self._length - 1]))
         return (self._length - 1) * rows + last
 
     def _endless(self) -> Iterator[Any]:
@@ -94,13 +106,22 @@ class IterableBatches:
             if count == 0:
                 return  # a generator that has been read to its end
 
+    def _read(self, batch: Any) -> Any:
+        return self._rows_first(_arrays(batch))
+
+    def _rows_first(self, batch: Any) -> Any:
+        """The batch with its samples in the first dimension; done twice, it is as it was."""
+        if not self._views:
+            return batch
+        swapped = _map(lambda leaf: np.swapaxes(leaf, 0, 1), _inputs(batch))
+        return (swapped, *batch[1:]) if isinstance(batch, tuple) else swapped
+
     def _next(self, wanted: int) -> Any:
         with self._lock:
             batch = next(self._origin, None)
             if batch is None:
                 self._origin = iter(list(self._stock))
                 batch = next(self._origin)
-            batch = _arrays(batch)
             if not self._indexed and sum(map(_rows, self._stock)) < wanted:
                 self._stock.append(batch)
             return batch
@@ -126,7 +147,7 @@ class IterableBatches:
         if self._longest is not None:
             rows = np.arange(batch_size) % _rows(self._longest)
             while True:
-                yield _map(lambda leaf: leaf[rows], self._longest)
+                yield self._rows_first(_map(lambda leaf: leaf[rows], self._longest))
         parts: list[Any] = []
         have = 0
         while True:
@@ -135,7 +156,7 @@ class IterableBatches:
             have += _rows(batch)
             while have >= batch_size:
                 whole = _map(lambda *leaves: np.concatenate(leaves), *parts)
-                yield _map(lambda leaf: leaf[:batch_size], whole)
+                yield self._rows_first(_map(lambda leaf: leaf[:batch_size], whole))
                 rest = _map(lambda leaf: leaf[batch_size:], whole)
                 have -= batch_size
                 parts = [rest] if have else []
@@ -197,6 +218,22 @@ def _arrays(batch: Any) -> Any:
 
 def _leaves(batch: Any) -> list[Any]:
     return [leaf for leaf in keras.tree.flatten(batch) if leaf is not None]
+
+
+def _inputs(batch: Any) -> Any:
+    return batch[0] if isinstance(batch, tuple) else batch
+
+
+def _views(batch: Any, input_ranks: tuple[int, ...]) -> int:
+    """How many views of each sample a batch stacks in its first dimension; 0 for none.
+
+    A training step of the user's takes them apart: anchors and positives, two augmentations.
+    """
+    leaves = _leaves(_inputs(batch))
+    if not input_ranks or [leaf.ndim - 1 for leaf in leaves] != list(input_ranks):
+        return 0
+    views, samples = leaves[0].shape[:2]
+    return views if views <= MOST_VIEWS and views < samples else 0
 
 
 def _rows(batch: Any) -> int:

@@ -66,19 +66,21 @@ def load(
         return _training(*_made(made), request)
     settings.install()
     if target.kind == "script":
-        trap = script.FitTrap(request.fit_call, on_fit)
-        trap.install()
-        names = _run_script(target)
-        trap.remove()
-        if trap.calls:
-            raise UsageError(
-                f"{target.path} calls fit {trap.calls} times; --fit {request.fit_call} asks for "
-                f"one more than there is. Give a number from 1 to {trap.calls}."
-            )
+        names, has_loop = script.run(
+            target, request.fit_call, on_fit, on_loop=lambda: on_stage("own_loop")
+        )
     else:
-        names = vars(_import(target))
+        names, has_loop = vars(_import(target)), False
     on_stage("building")
-    return _training(_find_model(names, target), names, request)
+    try:
+        model = _find_model(names, target)
+    except ModelError as error:
+        if has_loop:
+            raise ModelError(f"{error.message} {script.OWN_LOOP}") from error
+        raise
+    found = _training(model, names, request)
+    found.warnings += (script.OWN_LOOP,) * has_loop
+    return found
 
 
 def _training(model: Any, names: Mapping[str, Any], request: Prepare) -> training.Training:
@@ -131,21 +133,6 @@ def _as_if_run(target: Target) -> None:
     sys.argv = [name, *target.arguments]
     first = str(Path(target.path).parent) if target.path else os.getcwd()
     sys.path.insert(0, first)
-
-
-def _run_script(target: Target) -> Mapping[str, Any]:
-    assert target.path is not None
-    source = importlib.util.decode_source(Path(target.path).read_bytes())
-    code = compile(source, target.path, "exec", dont_inherit=True)
-    try:
-        return script.run_as_main(target.path, code)
-    except ModelError:
-        raise
-    except SystemExit as error:
-        raise ModelError(
-            f"{target.path} ended by sys.exit({error.code!r}) before it called model.fit. If it "
-            "needs arguments, give them after --: autobatch probe train.py -- --epochs 1."
-        ) from error
 
 
 def _import(target: Target) -> Any:

@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from autobatch.engine import dataset_chain, iterable_batches, own_buckets
+from autobatch.engine.rebuilt import batched_anew, parts_differ, rebuilt
 from autobatch.engine.regrouped import RegroupedDataset, regrouped
 from autobatch.engine.training import are_arrays
 
@@ -97,7 +98,7 @@ def _data(data: Any, size: int, base: int, lengths_vary: bool) -> tuple[Any, int
     """The data at another batch size, and its own."""
     if isinstance(data, tf.data.Dataset):
         own = dataset_chain.declared_batch_size(data) or base
-        return rebatched(data, size, lengths_vary=lengths_vary), own
+        return rebatched(data, size, own, lengths_vary=lengths_vary), own
     if isinstance(data, keras.utils.PyDataset):
         if iterable_batches.length(data) is None:
             raise Unchanged("a PyDataset without a length makes its own batches")
@@ -109,18 +110,23 @@ def _data(data: Any, size: int, base: int, lengths_vary: bool) -> tuple[Any, int
     raise Unchanged(f"data of type {type(data).__name__} makes its own batches")
 
 
-def rebatched(dataset: Any, size: int, *, lengths_vary: bool = False) -> Any:
+def rebatched(dataset: Any, size: int, own: int, *, lengths_vary: bool = False) -> Any:
     """The dataset in batches of another size: batched anew where its batching is in sight.
 
     Raises:
         Unchanged: Its batches are of unequal shapes, and cannot be put together.
     """
+    if parts_differ(dataset):
+        made = rebuilt(dataset, size, own)
+        if made is None:
+            raise Unchanged("the parts of its batches have different numbers of rows")
+        return made
     inner, prefetch = dataset, []
     while type(inner).__name__ in _BEHIND_BATCHING:
         if type(inner).__name__ == "_PrefetchDataset":
             prefetch.append(int(inner._buffer_size))
         inner = inner._input_dataset
-    made = _batched_anew(inner, size)
+    made = batched_anew(inner, size)
     if made is None:
         if lengths_vary and _may_be_unequal(dataset):
             raise Unchanged("its batches may be of unequal shapes, padded or grouped by length")
@@ -133,21 +139,6 @@ def rebatched(dataset: Any, size: int, *, lengths_vary: bool = False) -> Any:
     for buffer in reversed(prefetch):
         made = made.prefetch(buffer)
     return made.with_options(dataset.options())
-
-
-def _batched_anew(dataset: Any, size: int) -> Any:
-    kind = type(dataset).__name__
-    if kind not in ("_BatchDataset", "_ParallelBatchDataset", "_PaddedBatchDataset"):
-        return None
-    drop = bool(tf.get_static_value(dataset._drop_remainder))
-    if kind == "_PaddedBatchDataset":
-        return dataset._input_dataset.padded_batch(
-            size, dataset._padded_shapes, dataset._padding_values, drop_remainder=drop
-        )
-    parallel = {}
-    if kind == "_ParallelBatchDataset":
-        parallel["num_parallel_calls"] = dataset._num_parallel_calls
-    return dataset._input_dataset.batch(size, drop_remainder=drop, **parallel)
 
 
 def _may_be_unequal(dataset: Any) -> bool:

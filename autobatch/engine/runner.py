@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from autobatch.engine import failures, trial
 from autobatch.engine.device_memory import DeviceMemory
+from autobatch.engine.rebuilt import PARTS_DIFFER
 from autobatch.engine.training import Training
 from autobatch.protocol import Failed, RunTrial, TrialDone
 
@@ -65,6 +66,8 @@ class Runner:
             if self._needs_static_shapes(error):
                 # Its batches have a fixed size in their shape, and the model counts on one.
                 self._static = True
+                return self.run(request)
+            if PARTS_DIFFER in str(error) and training.rebuild():
                 return self.run(request)
             if self._cannot_validate(error):
                 self._training.borrows = False

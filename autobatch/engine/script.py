@@ -8,19 +8,24 @@ after `fit` ever runs.
 
 from __future__ import annotations
 
+import ast
 import functools
+import importlib.util
 import inspect
 import os
 import sys
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
 
+from autobatch.engine import notebook
 from autobatch.engine import training as trainings
-from autobatch.errors import ModelError
+from autobatch.errors import ModelError, UsageError
 from autobatch.import_hooks import when_imported
+from autobatch.protocol import Target
 
 
 class FitTrap:
@@ -29,20 +34,30 @@ class FitTrap:
     Args:
         call_number: Which.
         on_fit: Takes what reads the training that the call asks for, and does not return.
+        on_loop: Called when the script begins to train in a loop of its own, outside of `fit`.
+
+    Attributes:
+        calls: Of `fit` so far.
+        has_loop: The script trains in a loop of its own.
     """
 
     def __init__(
-        self, call_number: int, on_fit: Callable[[Callable[[], trainings.Training]], None]
+        self,
+        call_number: int,
+        on_fit: Callable[[Callable[[], trainings.Training]], None],
+        on_loop: Callable[[], None],
     ) -> None:
-        self._wanted, self._on_fit = call_number, on_fit
+        self._wanted, self._on_fit, self._on_loop = call_number, on_fit, on_loop
         self.calls = 0
+        self.has_loop = False
         self._inside = False
 
     def install(self) -> None:
-        """Replace `fit` and `train_on_batch` while the script runs."""
-        owner = next(c for c in keras.Model.__mro__ if "fit" in vars(c))
+        """Replace `fit` and `train_on_batch` while the script runs; watch for a loop of its own."""
+        owner = _owner(keras.Model, "fit")
         original = vars(owner)["fit"]
         self._replaced = owner, {name: vars(owner)[name] for name in ("fit", "train_on_batch")}
+        self._watch()
         signature = inspect.signature(original)
 
         @functools.wraps(original)
@@ -59,6 +74,7 @@ class FitTrap:
                     return original(model, **_one_step(call))
                 finally:
                     self._inside = False
+            self._unwatch()
             # Read where nothing of the script's can catch what goes wrong with it.
             self._on_fit(lambda: trainings.from_fit_call(model, original.__get__(model), call))
             raise AssertionError("on_fit returned")
@@ -67,8 +83,29 @@ class FitTrap:
         owner.train_on_batch = self._refuse_train_on_batch
         when_imported("tf_keras", _refuse_legacy_keras)
 
+    def _watch(self) -> None:
+        """See an optimizer's first step outside of `fit`."""
+        optimizer = _owner(keras.optimizers.Optimizer, "apply")
+        original = vars(optimizer)["apply"]
+        self._watched = optimizer, original
+
+        @functools.wraps(original)
+        def apply(*args: Any, **kwargs: Any) -> Any:
+            if not self._inside:
+                self._unwatch()
+                self.has_loop = True
+                self._on_loop()
+            return original(*args, **kwargs)
+
+        optimizer.apply = apply
+
+    def _unwatch(self) -> None:
+        optimizer, original = self._watched
+        optimizer.apply = original
+
     def remove(self) -> None:
         """Put them back: the script ended without the call, and trials will call them."""
+        self._unwatch()
         owner, originals = self._replaced
         for name, original in originals.items():
             setattr(owner, name, original)
@@ -79,6 +116,11 @@ class FitTrap:
             "set no batch size. Put the model into a function and probe that "
             "(autobatch probe model.py:build_model)."
         )
+
+
+def _owner(kind: type, name: str) -> Any:
+    """The class that defines this method of `kind`."""
+    return next(c for c in kind.__mro__ if name in vars(c))
 
 
 class _RefusedError(ModelError, SystemExit):
@@ -107,14 +149,76 @@ def _one_step(call: dict[str, Any]) -> dict[str, Any]:
     return cut
 
 
-def run_as_main(path: str, code: types.CodeType) -> dict[str, Any]:
+OWN_LOOP = (
+    "The script trains in a loop of its own (an optimizer stepped outside of fit), where autobatch "
+    "can set no batch size; autobatch.search finds that of any loop's step."
+)
+
+
+def run(
+    target: Target,
+    fit_call: int,
+    on_fit: Callable[[Callable[[], trainings.Training]], None],
+    on_loop: Callable[[], None],
+) -> tuple[dict[str, Any], bool]:
+    """Run a script that may reach `fit`, and then does not come back.
+
+    Args:
+        target: The script.
+        fit_call, on_fit, on_loop: See `FitTrap`.
+
+    Returns:
+        The names of a script that ran to its end, and whether it trained in a loop of its own.
+
+    Raises:
+        ModelError: It ended by `sys.exit`, or trains in a way that is refused.
+        UsageError: It calls `fit` fewer times than `fit_call`.
+        Exception: Whatever it raises.
+    """
+    assert target.path is not None
+    tree = ast.parse(importlib.util.decode_source(Path(target.path).read_bytes()), target.path)
+    shell = notebook.Shell()
+
+    def told(read: Callable[[], trainings.Training]) -> trainings.Training:
+        training = read()
+        training.warnings += shell.told
+        return training
+
+    trap = FitTrap(fit_call, lambda read: on_fit(lambda: told(read)), on_loop)
+    trap.install()
+    try:
+        names = _run_as_main(
+            target.path,
+            compile(tree, target.path, "exec", dont_inherit=True),
+            {"get_ipython": lambda: shell} if notebook.is_export(tree) else {},
+        )
+    except ModelError:
+        raise
+    except SystemExit as error:
+        raise ModelError(
+            f"{target.path} ended by sys.exit({error.code!r}) before it called model.fit. If it "
+            "needs arguments, give them after --: autobatch probe train.py -- --epochs 1."
+        ) from error
+    except Exception as error:
+        vars(error).setdefault("__notes__", []).extend(shell.told)
+        raise
+    trap.remove()
+    if trap.calls:
+        raise UsageError(
+            f"{target.path} calls fit {trap.calls} times; --fit {fit_call} asks for "
+            f"one more than there is. Give a number from 1 to {trap.calls}."
+        )
+    return names, trap.has_loop
+
+
+def _run_as_main(path: str, code: types.CodeType, known: dict[str, Any]) -> dict[str, Any]:
     """Run compiled code as the module `__main__`, as `python path` does; returns its names.
 
     The module stays `__main__` afterwards: classes that it defines are looked up there.
     """
     os.environ["MPLBACKEND"] = "Agg"  # plt.show() would wait for somebody to close the window
     module = types.ModuleType("__main__")
-    module.__dict__.update(__file__=path, __builtins__=__builtins__, __cached__=None)
+    module.__dict__.update(known, __file__=path, __builtins__=__builtins__, __cached__=None)
     sys.modules["__main__"] = module
     exec(code, module.__dict__)  # noqa: S102 - running the user's script is what we are for
     return module.__dict__

@@ -15,6 +15,7 @@ import tensorflow as tf
 from autobatch.engine import dataset_chain
 from autobatch.engine.batches import ArrayBatches, Batches, DatasetBatches
 from autobatch.engine.iterable_batches import IterableBatches
+from autobatch.engine.rebuilt import rebuilt
 from autobatch.engine.sequences import SequenceRows
 from autobatch.errors import ModelError
 from autobatch.length_buckets import Lengths
@@ -88,6 +89,19 @@ class Training:
         shaped.borrows, shaped.validation = self.borrows or bool(self.validation), {}
         return shaped
 
+    @property
+    def rebuilds(self) -> bool:
+        """The data's batches cannot be cut anew: the whole dataset is made anew."""
+        return isinstance(self.batches, DatasetBatches) and self.batches.parts_differ
+
+    def rebuild(self) -> bool:
+        """Make the whole dataset anew from now on; False where that cannot be, or is done."""
+        data = self.batches
+        can = isinstance(data, DatasetBatches) and not data.parts_differ and data.is_rebuildable
+        if isinstance(data, DatasetBatches) and can:
+            data.parts_differ = True
+        return can
+
     def forget_traces(self) -> None:
         """Have the model trace its steps anew: TensorFlow keeps one that failed half-way."""
         self.model.train_function = self.model.test_function = None
@@ -107,7 +121,11 @@ class Training:
         if isinstance(data, tf.data.Dataset):
             own = dataset_chain.declared_batch_size(data)
             if own is not None and own < batch_size and not dataset_chain.has_open_dimensions(data):
-                data = data.rebatch(batch_size)  # what `autobatch run` validates with
+                # What `autobatch run` validates with.
+                if self.rebuilds:
+                    data = rebuilt(data, batch_size, own) or data
+                else:
+                    data = data.rebatch(batch_size)
             return {"validation_data": data.take(VALIDATION_STEPS)}
         if not isinstance(data, (tuple, list)):
             return {"validation_data": data, "validation_steps": VALIDATION_STEPS}
@@ -155,7 +173,9 @@ def from_fit_call(model: Any, fit: Callable[..., Any], call: Mapping[str, Any]) 
             asked = math.ceil(batches.samples / steps)  # as Keras's array adapter does
         batches.batch_size = asked or 32
     elif hasattr(x, "__iter__") or hasattr(x, "__getitem__"):
-        batches = IterableBatches(x, call["class_weight"], lengths_vary=is_open(model))
+        batches = IterableBatches(
+            x, call["class_weight"], lengths_vary=is_open(model), input_ranks=_input_ranks(model)
+        )
     else:
         raise ModelError(
             f"fit was given training data of type {type(x).__name__}, which autobatch cannot cut "
@@ -237,7 +257,8 @@ def _batches(model: Any, data: Any) -> Batches:
     if are_arrays(data):
         return ArrayBatches(data)
     if hasattr(data, "__iter__") or hasattr(data, "__getitem__"):
-        return IterableBatches(data, lengths_vary=is_open(model))
+        ranks = _input_ranks(model)
+        return IterableBatches(data, lengths_vary=is_open(model), input_ranks=ranks)
     raise ModelError(
         f"build_dataset must give arrays, a tf.data.Dataset, a PyDataset or an iterable of "
         f"batches; received {type(data).__name__}."
@@ -248,6 +269,11 @@ def is_open(model: Any) -> bool:
     """Whether the model takes samples of unequal shapes, as far as one can know."""
     inputs = keras.tree.flatten(getattr(model, "inputs", None) or [])
     return not inputs or any(None in tensor.shape[1:] for tensor in inputs)
+
+
+def _input_ranks(model: Any) -> tuple[int, ...]:
+    inputs = keras.tree.flatten(getattr(model, "inputs", None) or [])
+    return tuple(len(tensor.shape) for tensor in inputs)
 
 
 def are_arrays(data: Any) -> bool:

@@ -1,7 +1,7 @@
 """The training scripts in this folder: what each one does, and what a probe should read from it.
 
 Every script is as a person would write it, runs to its end by itself (`imdb_jax_backend.py` only
-where JAX is installed), knows nothing of autobatch, and downloads nothing.
+where JAX is installed, `fashion_notebook.py` only in IPython), knows nothing of autobatch, and downloads nothing.
 """
 
 from __future__ import annotations
@@ -92,11 +92,36 @@ SCRIPTS: tuple[Script, ...] = (
         optimizers=("d_optimizer", "g_optimizer"),
     ),
     Script(
+        "diffusion_images.py",
+        (
+            "dataset",
+            "drop_remainder",
+            "fixed_batch",
+            "stretched",
+            "no_targets",
+            "train_step",
+            "adapted",
+            "random_numbers",
+            "unbuilt",
+            "validation_dataset",
+        ),
+        base_batch_size=12,
+        samples=360,
+        expect="fixed_batch",
+    ),
+    Script(
         "distill_student.py",
         ("arrays", "several_fits", "teacher_student", "compute_loss", "own_compile", "unbuilt"),
         base_batch_size=128,
         samples=1500,
         fit=2,
+    ),
+    Script(
+        "fashion_notebook.py",
+        ("arrays", "notebook", "float64", "default_batch_size", "validation_split"),
+        base_batch_size=32,
+        samples=900,
+        validation_split=0.2,
     ),
     Script(
         "flowers_env_flags.py",
@@ -193,6 +218,23 @@ SCRIPTS: tuple[Script, ...] = (
         ("dataset", "strings", "adapted", "lstm", "unbuilt", "validation_dataset"),
         base_batch_size=48,
         samples=1000,
+    ),
+    Script(
+        "semi_supervised.py",
+        (
+            "dataset",
+            "zipped_sizes",
+            "no_targets",
+            "train_step",
+            "two_optimizers",
+            "own_compile",
+            "contrastive",
+            "unbuilt",
+            "validation_dataset",
+        ),
+        base_batch_size=40,
+        samples=400,
+        optimizers=("contrastive_optimizer", "probe_optimizer"),
     ),
     Script(
         "siamese_pairs.py",
