@@ -602,7 +602,7 @@ MEMORY: dict[str, tuple[Outcome, Evidence]] = {
             " : RESOURCE_EXHAUSTED: " + _oom("4,4", "GPU:0", "GPU_0_bfc") + "\n",
         ),
     ),
-    # a user's handler that fails while it handles: our own case, in issue 4
+    # a user's handler that fails while it handles: our own case
     "the context of a user's error": (
         DEVICE,
         _told(
