@@ -90,7 +90,10 @@ class Attributes:
         self._values = dict(vars(held))
         containers = [v for v in self._values.values() if isinstance(v, (list, dict, set))]
         # Keras's tracker of variables remembers ids, which new variables may get again.
-        containers += getattr(self._values.get("_tracker"), "stored_ids", {}).values()
+        tracker = self._values.get("_tracker")
+        containers += getattr(tracker, "stored_ids", {}).values()
+        # Lists that it keeps up with go last: those of slots, put back, move theirs to the end.
+        containers += [store for _, store in getattr(tracker, "config", {}).values()]
         self._contents = [(each, copy.copy(each)) for each in containers]
 
     def put_back(self) -> None:
