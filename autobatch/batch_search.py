@@ -27,7 +27,7 @@ LEAST_HEADROOM = 0.025
 MOST_HEADROOM = 0.06
 # Of the budget without what is in use between steps, where trials share the process that is to
 # train, and its full pool.
-CAREFUL_HEADROOM = 0.08
+CAREFUL_HEADROOM = 0.13
 # A failed proof lowers the next one's size by this share, twice that after the next, and so on.
 STEP_DOWN = 0.05
 PROOFS = 2  # trials of the allowance that are kept for proofs: one, and one more if that fails

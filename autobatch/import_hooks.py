@@ -14,15 +14,24 @@ def when_imported(name: str, then: Callable[[Any], None]) -> None:
     """Call `then` with the module when, and if, it is imported."""
 
     class Finder(importlib.abc.MetaPathFinder):
+        """Stays until the module is run: who asks for its spec may only look whether it is there."""
+
+        looking = False
+
         def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
-            if fullname != name:
+            if fullname != name or self.looking:
                 return None
-            sys.meta_path.remove(self)
-            spec = importlib.util.find_spec(name)
+            self.looking = True
+            try:
+                spec = importlib.util.find_spec(name)
+            finally:
+                self.looking = False
             if spec is not None and spec.loader is not None:
                 load = spec.loader.exec_module
 
                 def exec_module(module: types.ModuleType) -> None:
+                    if self in sys.meta_path:
+                        sys.meta_path.remove(self)
                     load(module)
                     then(module)
 

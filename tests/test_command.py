@@ -299,7 +299,10 @@ FAILING = {
     "no model": ("broken.py:returns_a_number", "returned int; expected a Keras model"),
     "no such function": ("broken.py:build", "Its functions: raises, needs_arguments"),
     "exits in a function": ("broken.py:exits", "raised SystemExit while building: no GPU"),
-    "no loss": ("broken.py:has_no_loss", "raised ValueError while tracing its first step: No loss to compute"),
+    "no loss": (
+        "broken.py:has_no_loss",
+        "raised ValueError while tracing its first step: No loss to compute",
+    ),
     "wrong shapes": ("wrong_shapes.py", "received input with shape (1, 5)"),
     "never calls fit": ("no_model.py", "It ran to its end without model.fit"),
     "exits before fit": ("exits_before_fit.py", "before it called model.fit. If it needs arg"),

@@ -81,7 +81,11 @@ class _Ended(KeyboardInterrupt):
 def ended_by_signals() -> Iterator[None]:
     """SIGTERM and SIGHUP end the probe as Ctrl-C does: no worker is left behind."""
 
+    heard_one = False
+
     def interrupt(*_: object) -> None:
+        nonlocal heard_one
+        heard_one = True
         raise _Ended
 
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -90,6 +94,8 @@ def ended_by_signals() -> Iterator[None]:
     before = {sign: signal.signal(sign, interrupt) for sign in heard}
     try:
         yield
+        if heard_one:  # Python drops what is raised while it destroys an object
+            raise _Ended
     finally:
         for sign, handler in before.items():
             signal.signal(sign, handler)
