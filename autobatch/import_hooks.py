@@ -14,7 +14,7 @@ def when_imported(name: str, then: Callable[[Any], None]) -> None:
     """Call `then` with the module when, and if, it is imported."""
 
     class Finder(importlib.abc.MetaPathFinder):
-        """Stays until the module is run: who asks for its spec may only look whether it is there."""
+        """Stays until the module is run: who asks for its spec may only want to look for it."""
 
         looking = False
 
