@@ -14,7 +14,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -440,14 +440,15 @@ class Running:
         self.process = subprocess.Popen([*AUTOBATCH, *target, *arguments], **settings)
         os.close(slave)
 
-    def wait_for(self, text: str, limit: float = 300) -> None:
+    def wait_for(self, pattern: str, limit: float = 300) -> re.Match[str]:
         os.set_blocking(self._read, False)
         until = time.monotonic() + limit
-        while text not in self.seen:
-            assert time.monotonic() < until, f"no {text!r} in {self.seen}"
+        while not (found := re.search(pattern, self.seen)):
+            assert time.monotonic() < until, f"no {pattern!r} in {self.seen}"
             with contextlib.suppress(BlockingIOError):
                 self.seen += os.read(self._read, 1 << 16).decode(errors="replace")
             time.sleep(0.02)
+        return found
 
     def tree(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
@@ -467,10 +468,25 @@ class Running:
         with contextlib.suppress(BlockingIOError, OSError):
             while data := os.read(self._read, 1 << 16):
                 self.seen += data.decode(errors="replace")
-        os.close(self._read)
         assert self.process.stdout is not None
-        with self.process.stdout as stdout:
-            return self.process.returncode, stdout.read().decode()
+        return self.process.returncode, self.process.stdout.read().decode()
+
+    def close(self) -> None:
+        """Whatever became of the test, neither process nor descriptor stays."""
+        if self.process.poll() is None:
+            self.process.kill()  # its workers go with it
+            self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        os.close(self._read)
+
+
+@pytest.fixture
+def running() -> Iterator[Callable[..., Running]]:
+    with contextlib.ExitStack() as stack:
+        yield lambda *arguments, **settings: stack.enter_context(
+            contextlib.closing(Running(*arguments, **settings))
+        )
 
 
 def _lead(terminal: int) -> None:
@@ -526,8 +542,8 @@ def test_wherever_a_signal_comes_the_status_is_ours(tmp_path, sign):
         ("tracing", signal.SIGINT, "napping"),
     ],
 )
-def test_an_interrupt_leaves_nothing_behind(at, sign, word):
-    run = Running("--json", at=at)
+def test_an_interrupt_leaves_nothing_behind(running, at, sign, word):
+    run = running("--json", at=at)
     run.wait_for(word)
     workers, began = run.tree(), time.monotonic()
     run.process.send_signal(sign)
@@ -539,9 +555,9 @@ def test_an_interrupt_leaves_nothing_behind(at, sign, word):
 
 
 @pytest.mark.tensorflow
-def test_ctrl_c_in_a_terminal_while_stepping():
+def test_ctrl_c_in_a_terminal_while_stepping(running):
     """It reaches the foreground's process group only, where no worker is; twice, as people do."""
-    run = Running(at="step", terminal=True)
+    run = running(at="step", terminal=True)
     run.wait_for("napping")
     workers, began = run.tree(), time.monotonic()
     run.type(b"\x03")
@@ -556,8 +572,8 @@ def test_ctrl_c_in_a_terminal_while_stepping():
 
 
 @pytest.mark.tensorflow
-def test_a_killed_parent_takes_its_workers_along():
-    run = Running(at="tracing")  # asleep, so it cannot notice by itself
+def test_a_killed_parent_takes_its_workers_along(running):
+    run = running(at="tracing")  # asleep, so it cannot notice by itself
     run.wait_for("napping")
     workers = run.tree()
     run.process.kill()
@@ -566,12 +582,13 @@ def test_a_killed_parent_takes_its_workers_along():
 
 
 @pytest.mark.tensorflow
-def test_workers_killed_by_others_are_survived_or_named():
+def test_workers_killed_by_others_are_survived_or_named(running):
     """First the one that waits for the proof, then the one that steps."""
-    run = Running("--json", at="step")
-    run.wait_for("napping")
+    run = running("--json", at="step")
+    stepping = int(run.wait_for(r"napping in (\d+)\s")[1])
     workers = [p for p in run.tree() if p.cmdline()[1] == "-u"]  # and not their wardens
-    search, proof = sorted(workers, key=lambda p: p.create_time())
+    (search,) = (p for p in workers if p.pid == stepping)
+    (proof,) = (p for p in workers if p.pid != stepping)
     proof.kill()
     run.wait_for("batch 2: fits")
     search.kill()

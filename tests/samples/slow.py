@@ -15,7 +15,7 @@ class Nap(keras.layers.Layer):
 
     def call(self, x):
         if WHERE == "tracing":
-            print("napping", flush=True)
+            print(f"napping in {os.getpid()}", flush=True)
             time.sleep(600)
         if WHERE == "step":
             x = tf.ensure_shape(tf.numpy_function(self._sleep, [x], tf.float32), x.shape)
@@ -23,7 +23,7 @@ class Nap(keras.layers.Layer):
 
     def _sleep(self, x):
         if len(x) >= int(os.environ.get("SLOW_FROM", "0")):
-            print("napping", flush=True)
+            print(f"napping in {os.getpid()}", flush=True)
             time.sleep(float(os.environ.get("SLOW_SECONDS", "0.5")))
         return x
 
@@ -33,7 +33,7 @@ class Nap(keras.layers.Layer):
 
 def build_model():
     if WHERE == "building":
-        print("napping", flush=True)
+        print(f"napping in {os.getpid()}", flush=True)
         time.sleep(600)
     model = keras.Sequential([keras.layers.Dense(8), Nap(), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
