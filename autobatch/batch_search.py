@@ -340,8 +340,11 @@ class Search:
 
     def _near(self, aim: float) -> int:
         """Trials about the edge so far."""
+        return len(self._tried_near(aim))
+
+    def _tried_near(self, aim: float) -> list[Trial]:
         near = [t for t in self.trials if NEAR_AIM * aim <= t.batch_size <= aim / NEAR_AIM]
-        return sum(not t.proof for t in near)
+        return [t for t in near if not t.proof]
 
     @property
     def _creeps(self) -> bool:
@@ -355,8 +358,10 @@ class Search:
     def _wishes(self, model: memory_model.MemoryModel, low: int, high: int) -> list[int]:
         """Sizes that the memory model would try, inside the bracket, the best first."""
         aim = model.largest_within(self.target_bytes)
-        # A little below the edge, where the size is more likely to be the answer itself.
-        size = aim * (1 - self.plan.precision / 2)
+        # A little below the edge, where the size is more likely to be the answer itself; more so
+        # with each size near it that was too large after all.
+        missed = sum(not self.is_fit(t) for t in self._tried_near(aim))
+        size = aim * (1 - self.plan.precision / 2 * 2 ** min(missed, 2))
         if self.plan.limit_bytes is not None:
             size = min(size, model.largest_without_risk(ROOM_SHARE * self.plan.limit_bytes))
         if aim >= high or aim < low + 1:  # the model has just been shown wrong, or sees no more

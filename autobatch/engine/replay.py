@@ -15,12 +15,16 @@ class StepTrace:
     Args:
         memory: The device's allocator.
         data_bytes: Sizes of the tensors of data that lie on the device.
+
+    Attributes:
+        read: Allocations read so far, of all steps.
     """
 
     def __init__(self, memory: DeviceMemory, data_bytes: tuple[int, ...]) -> None:
         self._memory, self._data_bytes = memory, data_bytes
         self._trace = AllocationTrace(memory.name)
         self._in_use = 0
+        self.read = 0
 
     def start(self) -> None:
         """Begin, before the step."""
@@ -32,10 +36,12 @@ class StepTrace:
         self._trace.stop()
 
     def needed_bytes(self, model: Any, *, at_least: int) -> int | None:
-        """End, after a step of `model`, and replay it; None where the profiler does not serve."""
+        """End, after a step of `model`, and replay it; None where it was not traced, or the
+        profiler does not serve."""
         traced = self._trace.stop()
         if traced is None:
             return None
+        self.read += len(traced)
         # What the step found and gave back is in the trace: variables that are replaced and not
         # updated in place, for one. The rest of what was there stays. A large tensor's chunk may
         # be twice its size, so where there is data, sizes as asked for count and not those in use.

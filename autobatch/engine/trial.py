@@ -25,6 +25,9 @@ SECOND_EPOCH_STEPS = 2  # of a proof: after validation, training goes on in anot
 # is clearly less than asked for, fewer tell enough.
 CLEARLY_LESS = 0.8
 ENOUGH_TRACED = 3
+# Where so many allocations have been read in a trial, no further step is traced: one of tens of
+# thousands, as a recurrent layer makes them, takes a second to read.
+MOST_READ = 50_000
 _ENDLESS = 1 << 30  # epochs: the recorder ends the training, not their number
 
 
@@ -58,7 +61,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         # Of a proof, only what exceeds the budget is asked for.
         self._least = (request.enough_bytes or 0) if request.proof else 0
         self._needed = self._least
-        self._traced = 0
+        self._traced = self._traced_peak = 0
         memory.reset_peak()  # what loading took is past
         self.peaks: list[int] = []
         self.seconds: list[float] = []
@@ -88,7 +91,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         self.other_peak = max(self.other_peak, self._memory.peak_bytes())
         self._memory.reset_peak()
         self._first = batch
-        if self._trace is not None and self.peaks:
+        if self._trace is not None and self.peaks and self._trace.read <= MOST_READ:
             self._trace.start()
         self._started = time.perf_counter()
 
@@ -99,10 +102,11 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         self.peaks.append(self._memory.peak_bytes())
         self._memory.reset_peak()
         self._in_epoch += 1
-        if self._trace is not None and len(self.peaks) > 1:
+        if self._trace is not None:
             needed = self._trace.needed_bytes(self.model, at_least=self._needed)
             if needed is not None:
                 self._needed, self._traced = needed, self._traced + 1
+                self._traced_peak = max(self._traced_peak, self.peaks[-1])
         if len(self.peaks) >= self._until or self._tells_enough():
             self.model.stop_training = True
 
@@ -111,13 +115,14 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         """What the most demanding step needs with fragmentation counted; None without a trace, and
         in a proof where none needs more than the budget.
 
-        Of the first step, which is not traced, what its peak exceeds the others' by.
+        Of the first step, which is not traced, and others that are not, what their peak exceeds
+        the traced ones' by.
         """
         if self._request.proof:
             return self._needed if self._needed > self._least else None
         if not self._traced:
             return None
-        return self._needed + max(0, self.peaks[0] - max(self.peaks[1:]))
+        return self._needed + max(0, max(self.peaks) - self._traced_peak)
 
     def _tells_enough(self) -> bool:
         """Whether more steps would say nothing that is asked for."""
@@ -127,7 +132,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         needs = self.needed_bytes
         if needs is None:
             return self.peaks[-1] > limit
-        less = self._traced >= ENOUGH_TRACED and needs < CLEARLY_LESS * limit
+        less = len(self.peaks) > ENOUGH_TRACED and needs < CLEARLY_LESS * limit
         return needs > limit or less
 
     def abandon(self) -> None:
