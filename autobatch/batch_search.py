@@ -269,10 +269,15 @@ class Search:
         return self._at_most(min(aim * (1 - self.plan.precision), size - 1))
 
     def is_near(self, batch_size: int) -> bool:
-        """Whether the size is near the answer, as far as one can know."""
+        """Whether the size is near the answer, as far as one can know.
+
+        Where memory must not run out, any may be: fragmentation may set in at each.
+        """
         if self.plan.start is not None:
             return True
         known = self.model is not None and len(self.model.points) > 1
+        if known and self.plan.careful:
+            return True
         return known and self.estimate is not None and batch_size >= NEAR * self.estimate
 
     def _larger(self) -> int | None:
@@ -324,15 +329,21 @@ class Search:
         if model is None:
             return None
         aim = model.largest_within(self.target_bytes)
+        # Where a size did die after all, memory bends somewhere below it: go half of the way.
+        short = high - 1 if self._none_died else (low + high) // 2
         size = self._at_most(
             min(
                 aim * (1 - self.plan.precision / 2),
                 model.largest_surely_within(self.target_bytes),
-                high - 1,
+                short,
             )
         )
         worth = max(1.0, self.plan.precision * low)
         return size if size is not None and size - low >= worth else None
+
+    @property
+    def _none_died(self) -> bool:
+        return all(t.outcome is Outcome.FITS for t in self.trials)
 
     def _worth_a_trial(self, aim: float) -> float:
         """Share of a size that another trial must promise: more, the more there were near it."""
