@@ -22,7 +22,7 @@ from autobatch.sizes import SizeSpace
 # Kept free of the budget by default: the first where fragmentation was counted, by replays that
 # scatter by as much; elsewhere what the peaks' measured spread asks for, between the other two
 # (measured: scripts/bench/main_job.py).
-REPLAYED_HEADROOM = 0.045
+REPLAYED_HEADROOM = 0.05
 LEAST_HEADROOM = 0.025
 MOST_HEADROOM = 0.06
 # Of the budget without what is in use between steps, where trials share the process that is to
@@ -330,7 +330,7 @@ class Search:
             return None
         aim = model.largest_within(self.target_bytes)
         # Where a size did die after all, memory bends somewhere below it: go half of the way.
-        short = high - 1 if self._none_died else (low + high) // 2
+        short = (low + high) // 2 if self._one_died else high - 1
         size = self._at_most(
             min(
                 aim * (1 - self.plan.precision / 2),
@@ -342,8 +342,10 @@ class Search:
         return size if size is not None and size - low >= worth else None
 
     @property
-    def _none_died(self) -> bool:
-        return all(t.outcome is Outcome.FITS for t in self.trials)
+    def _one_died(self) -> bool:
+        """Whether a size did not go through, and not for an error of the user's own."""
+        well = (Outcome.FITS, Outcome.FAILED)
+        return self.fails is not None and any(t.outcome not in well for t in self.trials)
 
     def _worth_a_trial(self, aim: float) -> float:
         """Share of a size that another trial must promise: more, the more there were near it."""

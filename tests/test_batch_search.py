@@ -710,6 +710,18 @@ def test_after_a_death_where_none_must_be_the_next_size_is_far_below_it() -> Non
     assert 200 < after.batch_size <= (200 + unhurt.batch_size) // 2
 
 
+def test_an_error_of_the_users_own_is_no_death_to_stay_away_from() -> None:
+    plan = Plan(
+        space=SizeSpace(maximum=100), budget_bytes=1000 * MIB, limit_bytes=1000 * MIB, careful=True
+    )
+    tried = [Trial(batch_size=1, outcome=Outcome.FAILED)]
+    tried += [
+        Trial(batch_size=size, outcome=FITS, peak_bytes=size * MIB, resident_bytes=0)
+        for size in (8, 54)
+    ]
+    assert Search(plan, tuple(tried)).next() == Try(100)
+
+
 def test_where_memory_must_not_run_out_every_size_is_traced_once_two_are_known() -> None:
     plan = Plan(space=SizeSpace(), budget_bytes=1000 * MIB, limit_bytes=1000 * MIB)
     fitted = tuple(
