@@ -125,7 +125,9 @@ class _AtLength:
             sequence_length=self._length,
         )
 
-    def prove(self, batch_size: int) -> tuple[Trial, protocol.TrialDone | None]:
+    def prove(
+        self, batch_size: int, *, budget_bytes: int
+    ) -> tuple[Trial, protocol.TrialDone | None]:
         raise AssertionError("buckets are proven together")
 
 

@@ -137,14 +137,21 @@ class Crew:
             self._bury_searcher()
         return ending.trial
 
-    def prove(self, batch_size: int) -> tuple[Trial, protocol.TrialDone | None]:
-        """Run a proof, in a process that has run nothing before, under the real limit."""
+    def prove(
+        self, batch_size: int, *, budget_bytes: int | None = None
+    ) -> tuple[Trial, protocol.TrialDone | None]:
+        """Run a proof, in a process that has run nothing before, under the real limit.
+
+        With `budget_bytes` its steps are replayed, too: whether it went through by luck.
+        """
         ending = self._prove(
             protocol.RunTrial(
                 batch_size=batch_size,
                 steps=self._options.proof_steps,
                 validation=self._options.validation,
                 proof=True,
+                trace=budget_bytes is not None,
+                enough_bytes=budget_bytes,
             )
         )
         done = ending.answer

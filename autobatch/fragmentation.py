@@ -74,6 +74,7 @@ def needed_bytes(
     resident_bytes: int = 0,
     residents: Sequence[int] = (),
     grows: bool = True,
+    at_least: int = 0,
 ) -> int:
     """The least limit under which the replays of the step survive, all but `SPARE`.
 
@@ -83,12 +84,17 @@ def needed_bytes(
         residents: The sizes of those that are known, in the order of their allocation. Where a
             large tensor (a data set) is among them it matters: it shapes the regions.
         grows: See `Pool`.
+        at_least: Bytes that are needed anyway. Where they do, they are the answer: to find that
+            out takes a tenth of the time.
     """
     replay = Replay(allocations, resident_bytes=resident_bytes, residents=residents)
     least = replay.least
     if not least:
-        return 0
+        return at_least
+    if at_least >= least and replay.survives(at_least, grows=grows):
+        return at_least
     step = max(GRAIN, least // RESOLUTION)
+    least = max(least, at_least)
     reach = 1
     while not replay.survives(least + reach * step, grows=grows):
         reach *= 2

@@ -23,6 +23,7 @@ from autobatch import records
 from autobatch.errors import WorkerError
 from autobatch.length_buckets import Lengths
 from autobatch.records import OptimizerInfo, Outcome, Trial
+from autobatch.units import format_bytes
 
 MAX_MESSAGE_BYTES = 1 << 30  # a pickled closure may hold data; more than this is no message
 
@@ -112,8 +113,10 @@ class RunTrial(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         validation: Validate afterwards.
         proof: Also run what else a training does: a smaller last batch, and the beginning of a
             second epoch.
-        trace: Also say what one step needs once fragmentation is counted.
-        enough_bytes: Stop after a step that needed more than this: more is not asked.
+        trace: Also say what steps need once fragmentation is counted; in a proof only whether one
+            needs more than `enough_bytes`.
+        enough_bytes: Stop after a step that needed more than this: more is not asked. A proof goes
+            on.
         sequence_length: Of every sample; None where lengths are not told apart.
         shapes: Batch size and sequence length of each step in turn, where they are to differ.
     """
@@ -237,7 +240,8 @@ class TrialDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         step_seconds: Wall time of each training step.
         other_peak_bytes: Most bytes in use outside the steps: while data is moved or validated.
         resident_bytes: In use after it.
-        needed_bytes: What a step needs once fragmentation is counted; None where not traced.
+        needed_bytes: What a step needs once fragmentation is counted; None where not traced, and
+            in a proof where no step needs more than is there.
         process_bytes: By NVML, all that the worker holds of a GPU; None where it does not say.
         validation_steps: Validation steps that ran.
         last_batch_size: Samples in the smaller last batch; None where there was none.
@@ -258,9 +262,16 @@ class TrialDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     def as_trial(self, request: RunTrial) -> Trial:
         """The same as a record."""
+        close = request.proof and self.needed_bytes is not None
         return Trial(
             batch_size=request.batch_size,
-            outcome=Outcome.FITS,
+            outcome=Outcome.TOO_CLOSE if close else Outcome.FITS,
+            why=(
+                "it went through, and would not have in another order of its threads: by replays a "
+                f"step needs {format_bytes(self.needed_bytes or 0)}"
+                if close
+                else None
+            ),
             peak_bytes=max(self.step_peak_bytes, default=None),
             other_peak_bytes=self.other_peak_bytes,
             step_peak_bytes=self.step_peak_bytes,

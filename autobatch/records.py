@@ -17,6 +17,7 @@ class Outcome(str, Enum):
     """How a trial ended. A value, never a bare exception."""
 
     FITS = "fits"
+    TOO_CLOSE = "too_close"  # a proof that went through, and would not in another order of threads
     OUT_OF_MEMORY = "out_of_memory"  # the device's memory
     HOST_OUT_OF_MEMORY = "host_out_of_memory"
     CRASHED = "crashed"  # died without an answer; cause unknown
@@ -73,7 +74,8 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
         step_peak_bytes: Most bytes in use on the device during each step, in order.
         resident_bytes: In use between steps: weights, optimizer slots, data; None if unknown.
         needed_bytes: The least limit under which replays of a step's allocations survive,
-            fragmentation counted; None where the step was not traced.
+            fragmentation counted; None where the step was not traced. Of a proof, only where that
+            is more than the budget.
         process_bytes: What NVML counts for the process after the steps: the allocator's memory, and
             all that is outside of it (CUDA's context, workspaces of cuDNN and cuBLAS, NCCL). None
             where it does not say.
@@ -102,10 +104,12 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def step_bytes(self) -> int | None:
-        """What a step asks of a device: its peak, and with fragmentation `needed_bytes`."""
-        if self.tight and self.needed_bytes is not None:
-            return self.needed_bytes
-        return max(self.needed_bytes or 0, self.peak_bytes or 0) or None
+        """What a step asks of a device: by replay where there was one, else by its peak.
+
+        Where the pool is not the one that training will have, the peak may be the higher of the
+        two: the allocator hands out a free chunk whole that is not twice as long as asked for.
+        """
+        return self.needed_bytes or self.peak_bytes
 
     @property
     def required_bytes(self) -> int | None:

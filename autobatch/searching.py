@@ -58,8 +58,10 @@ class Trials(Protocol):
         """Run a search trial."""
         ...
 
-    def prove(self, batch_size: int) -> tuple[Trial, protocol.TrialDone | None]:
-        """Run a proof."""
+    def prove(
+        self, batch_size: int, *, budget_bytes: int
+    ) -> tuple[Trial, protocol.TrialDone | None]:
+        """Run a proof, and say whether its steps, replayed, keep within the budget."""
         ...
 
 
@@ -249,7 +251,7 @@ class Searching:
 
     def _prove(self, runs: Trials, batch_size: int) -> Trial:
         self._observe(TrialStarted(batch_size, proof=True))
-        trial, done = runs.prove(batch_size)
+        trial, done = runs.prove(batch_size, budget_bytes=self._budget)
         self._check_device()
         self._check_proof(runs)
         if done is not None:

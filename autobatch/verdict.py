@@ -117,7 +117,7 @@ def nothing(
     peaks = [t.peak_bytes for t in trials if t.batch_size == size and t.peak_bytes]
     if last.outcome is Outcome.FAILED and failed is not None:
         return model_error(failed, "The model could not be trained", trials=trials)
-    if last.outcome is Outcome.FITS or last.outcome in MEMORY:
+    if last.outcome in (Outcome.FITS, Outcome.TOO_CLOSE, *MEMORY):
         needed = max(peaks, default=None)
         at_least = f" It needs at least {format_bytes(needed)}" if needed else ""
         there = f"; there are {format_bytes(budget_bytes)}" if needed else ""

@@ -433,8 +433,13 @@ def test_nothing_fits(outcome: Outcome) -> None:
 
 @pytest.mark.parametrize("safe", [99, 97, 95, 90, 60, 20, 3])
 @pytest.mark.parametrize("precision", [0.0, 0.02])
-def test_a_failed_proof_steps_down_to_a_size_that_passes(safe: int, precision: float) -> None:
-    device = Thresholds(lambda b: FITS if b <= 100 else OOM, lambda b: FITS if b <= safe else OOM)
+@pytest.mark.parametrize("failed", [OOM, Outcome.TOO_CLOSE])
+def test_a_failed_proof_steps_down_to_a_size_that_passes(
+    safe: int, precision: float, failed: Outcome
+) -> None:
+    device = Thresholds(
+        lambda b: FITS if b <= 100 else OOM, lambda b: FITS if b <= safe else failed
+    )
     result, end = search(device, precision=precision)
     assert isinstance(end, Done)
     assert end.batch_size <= safe

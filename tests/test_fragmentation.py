@@ -86,6 +86,20 @@ def test_deterministic_and_enough(step, grows):
 
 
 @settings(max_examples=30, deadline=None)
+@given(steps(), st.booleans(), st.integers(0, 200 * MIB))
+def test_what_is_needed_anyway_is_the_least(step, grows, at_least):
+    """And where it does not do, what is found lies as near as without."""
+    need = needed_bytes(step, grows=grows, at_least=at_least)
+    assert need >= at_least
+    replay = Replay(step)
+    if replay.least <= at_least and replay.survives(at_least, grows=grows):
+        assert need == at_least
+    else:
+        assert need > at_least or not step
+        assert replay.survives(need, grows=grows)
+
+
+@settings(max_examples=30, deadline=None)
 @given(steps(), st.integers(2, 6))
 def test_grows_with_the_sizes(step, factor):
     """In one region, sizes far above the merging and waste thresholds scale: so does the need."""

@@ -5,10 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from autobatch import devices, targets
+from autobatch.crew import Crew
+from autobatch.events import ignore
+from autobatch.options import ProbeOptions
+from autobatch.records import Outcome
 from autobatch.units import MIB
 
 pytestmark = pytest.mark.tensorflow
@@ -44,9 +50,32 @@ def test_the_cifar_example_is_searched_and_proven_within_its_budget() -> None:
     assert all(peak <= 256 * MIB for peak in proof["step_peak_bytes"])
     assert len(proof["step_peak_bytes"]) >= answer["proof"]["steps"] + 1
     assert sum(t["outcome"] == "out_of_memory" for t in trials) <= 1
+    for trial in trials:
+        steps = len(trial["step_peak_bytes"])
+        if trial["needed_bytes"] and not trial["proof"]:  # near the edge, more steps are replayed
+            assert steps == 6 or trial["needed_bytes"] > 256 * MIB or steps == 4, trial
     assert answer["learning_rate_rule"] == "sqrt"
     assert answer["learning_rate"] == pytest.approx(0.001 * (answer["batch_size"] / 32) ** 0.5)
     assert answer["steps_per_epoch"] == -(-4096 // answer["batch_size"])
+
+
+def test_a_proof_that_went_through_by_luck_is_told() -> None:
+    """One whose steps need more than the budget by replay: here more than one that is too small."""
+    options = ProbeOptions.checked(memory_limit="256MiB", device="cpu", proof_steps=2)
+    for budget, outcome in ((256, Outcome.FITS), (64, Outcome.TOO_CLOSE)):
+        with Crew(
+            targets.resolve(f"{EXAMPLES}/cifar10_cnn.py:build_model"),
+            devices.choose(options),
+            options,
+            environment={},
+            observer=ignore,
+            deadline=time.monotonic() + 500,
+        ) as crew:
+            trial, _ = crew.prove(64, budget_bytes=budget * MIB)
+        assert trial.outcome is outcome, trial.why
+        assert trial.proof
+    assert "another order" in (trial.why or "")
+    assert (trial.needed_bytes or 0) > 64 * MIB
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,7 +31,7 @@ from autobatch.protocol import (
     TrialDone,
     encode,
 )
-from autobatch.records import OptimizerInfo
+from autobatch.records import OptimizerInfo, Outcome
 
 counts = st.integers(0, 1 << 62)
 numbers = st.floats(allow_nan=False, allow_infinity=False)
@@ -271,3 +272,16 @@ def test_a_request_larger_than_the_pipe_is_received_whole(pipes: Pipes) -> None:
 def test_the_words_of_the_protocol_are_those_of_its_docstring() -> None:
     for message in (*Request.__args__, *Answer.__args__):
         assert f"`{message.__name__}`" in protocol.__doc__
+
+
+def test_a_proof_whose_replays_need_more_than_is_there_went_through_by_luck() -> None:
+    done = TrialDone(
+        step_peak_bytes=(90, 100), step_seconds=(1.0, 0.1), other_peak_bytes=10,
+        resident_bytes=10, needed_bytes=1 << 30,
+    )  # fmt: skip
+    trial = done.as_trial(RunTrial(batch_size=8, steps=2, proof=True))
+    assert trial.outcome is Outcome.TOO_CLOSE
+    assert "1 GiB" in (trial.why or "")
+    assert done.as_trial(RunTrial(batch_size=8, steps=2)).outcome is Outcome.FITS
+    spared = msgspec.structs.replace(done, needed_bytes=None)
+    assert spared.as_trial(RunTrial(batch_size=8, steps=2, proof=True)).outcome is Outcome.FITS

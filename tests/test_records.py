@@ -196,6 +196,15 @@ def test_records_are_frozen() -> None:
         RESULT.batch_size = 3  # type: ignore[misc]
 
 
+def test_where_a_step_was_replayed_its_peak_is_not_what_counts() -> None:
+    """In a pool of another size, the allocator hands out longer chunks than in training's."""
+    trial = Trial(batch_size=8, outcome=Outcome.FITS, peak_bytes=300, other_peak_bytes=64)
+    assert trial.required_bytes == 300
+    replayed = msgspec.structs.replace(trial, needed_bytes=200)
+    assert replayed.required_bytes == replayed.step_bytes == 200
+    assert msgspec.structs.replace(replayed, other_peak_bytes=250).required_bytes == 250
+
+
 def test_words_read_as_words() -> None:
     assert f"{Outcome.TIMED_OUT}" == str(Outcome.TIMED_OUT) == "timed_out"
     assert f"{LimitKind.HOST_MEMORY} {ProofKind.CALLER}" == "host_memory caller"

@@ -97,7 +97,7 @@ class Machine:
         request = RunTrial(batch_size=batch_size, steps=3)
         return self._done(request).as_trial(request)
 
-    def prove(self, batch_size: int) -> tuple[Trial, TrialDone | None]:
+    def prove(self, batch_size: int, **_: object) -> tuple[Trial, TrialDone | None]:
         self.proofs.append(batch_size)
         if batch_size in self._dies:
             died = Trial(batch_size=batch_size, outcome=Outcome.OUT_OF_MEMORY, why="!", proof=True)

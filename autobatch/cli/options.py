@@ -82,7 +82,7 @@ _PROBE = (
         help="Least part of the budget to keep free, such as 5% or 512MiB.  [default: 5%; by the "
         "peaks' spread, from 2.5% to 6%, where no step could be replayed]",
     ),
-    _option("--steps", type=int, help="Training steps of a trial near the answer.  [default: 4]"),
+    _option("--steps", type=int, help="Training steps of a trial near the answer.  [default: 6]"),
     _option("--proof-steps", type=int, help="Training steps of the proof.  [default: 8]"),
     click.option(
         "--validation/--no-validation",

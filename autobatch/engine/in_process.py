@@ -80,13 +80,15 @@ class InProcess:
         )
         return self._run(request)[0]
 
-    def prove(self, batch_size: int) -> tuple[Trial, TrialDone | None]:
+    def prove(self, batch_size: int, *, budget_bytes: int) -> tuple[Trial, TrialDone | None]:
         """Run a proof: in this process, since this is the one that will train."""
         request = RunTrial(
             batch_size=batch_size,
             steps=self._options.proof_steps,
             validation=self._options.validation,
             proof=True,
+            trace=True,
+            enough_bytes=budget_bytes,
         )
         return self._run(request)
 

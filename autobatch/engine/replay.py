@@ -31,7 +31,7 @@ class StepTrace:
         """End without an answer, where the step may have died: the next trial traces anew."""
         self._trace.stop()
 
-    def needed_bytes(self, model: Any) -> int | None:
+    def needed_bytes(self, model: Any, *, at_least: int) -> int | None:
         """End, after a step of `model`, and replay it; None where the profiler does not serve."""
         traced = self._trace.stop()
         if traced is None:
@@ -46,7 +46,11 @@ class StepTrace:
             kept = max(0, variable_bytes(model) - found)
             resident = sum(data) + min(resident - sum(data), kept)
         return fragmentation.needed_bytes(
-            traced, resident_bytes=resident, residents=data, grows=self._memory.grows
+            traced,
+            resident_bytes=resident,
+            residents=data,
+            grows=self._memory.grows,
+            at_least=at_least,
         )
 
 

@@ -20,9 +20,11 @@ from autobatch.errors import ModelError
 from autobatch.protocol import RunTrial, TrialDone
 
 SECOND_EPOCH_STEPS = 2  # of a proof: after validation, training goes on in another memory layout
-# Counted from 0: the first step at a size may still set things up. Two, for the replays of one step
-# scatter by several per cent.
-TRACED_STEPS = (1, 2)
+# Every step but the first is traced, for the first at a size may still set things up. What one step
+# needs scatters by several per cent, what the most demanding of five needs hardly does. Where that
+# is clearly less than asked for, fewer tell enough.
+CLEARLY_LESS = 0.8
+ENOUGH_TRACED = 3
 _ENDLESS = 1 << 30  # epochs: the recorder ends the training, not their number
 
 
@@ -32,8 +34,6 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
     Attributes:
         peaks: Most bytes in use during each step.
         seconds: Wall time of each step.
-        needed_bytes: The most that a traced step needs with fragmentation counted; None without a
-            trace.
         other_peak: Most bytes in use outside the steps, where data is moved and validation runs.
         validation_steps: How many ran.
         not_a_number: A loss was no number.
@@ -55,7 +55,10 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         # The allocator that replays imitate is not the only one there is.
         traced = request.trace and (memory.name.startswith("CPU") or is_bfc())
         self._trace = StepTrace(memory, data_bytes) if traced else None
-        self.needed_bytes: int | None = None
+        # Of a proof, only what exceeds the budget is asked for.
+        self._least = (request.enough_bytes or 0) if request.proof else 0
+        self._needed = self._least
+        self._traced = 0
         memory.reset_peak()  # what loading took is past
         self.peaks: list[int] = []
         self.seconds: list[float] = []
@@ -85,7 +88,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         self.other_peak = max(self.other_peak, self._memory.peak_bytes())
         self._memory.reset_peak()
         self._first = batch
-        if self._trace is not None and len(self.peaks) in TRACED_STEPS:
+        if self._trace is not None and self.peaks:
             self._trace.start()
         self._started = time.perf_counter()
 
@@ -96,14 +99,36 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         self.peaks.append(self._memory.peak_bytes())
         self._memory.reset_peak()
         self._in_epoch += 1
-        if self._trace is not None and len(self.peaks) - 1 in TRACED_STEPS:
-            needed = self._trace.needed_bytes(self.model)
-            self.needed_bytes = max(needed or 0, self.needed_bytes or 0) or None
-        limit = self._request.enough_bytes
-        needs = max(self.peaks[-1], self.needed_bytes or 0)
-        enough = limit is not None and len(self.peaks) > TRACED_STEPS[0] and needs > limit
-        if len(self.peaks) >= self._until or enough:
+        if self._trace is not None and len(self.peaks) > 1:
+            needed = self._trace.needed_bytes(self.model, at_least=self._needed)
+            if needed is not None:
+                self._needed, self._traced = needed, self._traced + 1
+        if len(self.peaks) >= self._until or self._tells_enough():
             self.model.stop_training = True
+
+    @property
+    def needed_bytes(self) -> int | None:
+        """What the most demanding step needs with fragmentation counted; None without a trace, and
+        in a proof where none needs more than the budget.
+
+        Of the first step, which is not traced, what its peak exceeds the others' by.
+        """
+        if self._request.proof:
+            return self._needed if self._needed > self._least else None
+        if not self._traced:
+            return None
+        return self._needed + max(0, self.peaks[0] - max(self.peaks[1:]))
+
+    def _tells_enough(self) -> bool:
+        """Whether more steps would say nothing that is asked for."""
+        limit = self._request.enough_bytes
+        if limit is None or self._request.proof or len(self.peaks) < 2:
+            return False
+        needs = self.needed_bytes
+        if needs is None:
+            return self.peaks[-1] > limit
+        less = self._traced >= ENOUGH_TRACED and needs < CLEARLY_LESS * limit
+        return needs > limit or less
 
     def abandon(self) -> None:
         """Let go of what a step that died has left open."""

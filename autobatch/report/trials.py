@@ -12,13 +12,18 @@ from autobatch.report.text import format_peak, format_seconds, format_speed, sho
 
 WORDS = {
     Outcome.FITS: "fits",
+    Outcome.TOO_CLOSE: "too close",
     Outcome.OUT_OF_MEMORY: "out of memory",
     Outcome.HOST_OUT_OF_MEMORY: "host memory",
     Outcome.CRASHED: "crashed",
     Outcome.TIMED_OUT: "timed out",
     Outcome.FAILED: "failed",
 }
-_STYLES = {Outcome.FITS: "green", Outcome.OUT_OF_MEMORY: "yellow"}
+_STYLES = {
+    Outcome.FITS: "green",
+    Outcome.TOO_CLOSE: "yellow",
+    Outcome.OUT_OF_MEMORY: "yellow",
+}
 _OUTCOME, _PEAK, _STEP, _SPEED, _LENGTH = 13, 9, 8, 9, 6  # columns
 _WHY_LENGTH = 240
 
@@ -36,7 +41,7 @@ def verdict(
     Nor is one safe that is larger than the answer and peaked in the headroom; while there is no
     answer yet, the sizes that the search took for such are in `close`.
     """
-    if trial.proof:
+    if trial.proof and trial.outcome is not Outcome.TOO_CLOSE:
         passed = trial.outcome is Outcome.FITS
         return ("proof passed", "bold green") if passed else ("proof failed", "bold red")
     if trial.outcome is Outcome.FITS and budget_bytes and trial.required_bytes:
