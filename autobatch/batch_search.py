@@ -22,7 +22,7 @@ from autobatch.sizes import SizeSpace
 # Kept free of the budget by default: the first where fragmentation was counted, by replays that
 # scatter by as much; elsewhere what the peaks' measured spread asks for, between the other two
 # (measured: scripts/bench/main_job.py).
-REPLAYED_HEADROOM = 0.045
+REPLAYED_HEADROOM = 0.05
 LEAST_HEADROOM = 0.025
 MOST_HEADROOM = 0.06
 # Of the budget without what is in use between steps, where trials share the process that is to
@@ -269,10 +269,15 @@ class Search:
         return self._at_most(min(aim * (1 - self.plan.precision), size - 1))
 
     def is_near(self, batch_size: int) -> bool:
-        """Whether the size is near the answer, as far as one can know."""
+        """Whether the size is near the answer, as far as one can know.
+
+        Where memory must not run out, any may be: fragmentation may set in at each.
+        """
         if self.plan.start is not None:
             return True
         known = self.model is not None and len(self.model.points) > 1
+        if known and self.plan.careful:
+            return True
         return known and self.estimate is not None and batch_size >= NEAR * self.estimate
 
     def _larger(self) -> int | None:
@@ -324,15 +329,23 @@ class Search:
         if model is None:
             return None
         aim = model.largest_within(self.target_bytes)
+        # Where a size did die after all, memory bends somewhere below it: go half of the way.
+        short = (low + high) // 2 if self._one_died else high - 1
         size = self._at_most(
             min(
                 aim * (1 - self.plan.precision / 2),
                 model.largest_surely_within(self.target_bytes),
-                high - 1,
+                short,
             )
         )
         worth = max(1.0, self.plan.precision * low)
         return size if size is not None and size - low >= worth else None
+
+    @property
+    def _one_died(self) -> bool:
+        """Whether a size did not go through, and not for an error of the user's own."""
+        well = (Outcome.FITS, Outcome.FAILED)
+        return self.fails is not None and any(t.outcome not in well for t in self.trials)
 
     def _worth_a_trial(self, aim: float) -> float:
         """Share of a size that another trial must promise: more, the more there were near it."""
@@ -340,8 +353,11 @@ class Search:
 
     def _near(self, aim: float) -> int:
         """Trials about the edge so far."""
+        return len(self._tried_near(aim))
+
+    def _tried_near(self, aim: float) -> list[Trial]:
         near = [t for t in self.trials if NEAR_AIM * aim <= t.batch_size <= aim / NEAR_AIM]
-        return sum(not t.proof for t in near)
+        return [t for t in near if not t.proof]
 
     @property
     def _creeps(self) -> bool:
@@ -355,8 +371,10 @@ class Search:
     def _wishes(self, model: memory_model.MemoryModel, low: int, high: int) -> list[int]:
         """Sizes that the memory model would try, inside the bracket, the best first."""
         aim = model.largest_within(self.target_bytes)
-        # A little below the edge, where the size is more likely to be the answer itself.
-        size = aim * (1 - self.plan.precision / 2)
+        # A little below the edge, where the size is more likely to be the answer itself; more so
+        # with each size near it that was too large after all.
+        missed = sum(not self.is_fit(t) for t in self._tried_near(aim))
+        size = aim * (1 - self.plan.precision / 2 * 2 ** min(missed, 2))
         if self.plan.limit_bytes is not None:
             size = min(size, model.largest_without_risk(ROOM_SHARE * self.plan.limit_bytes))
         if aim >= high or aim < low + 1:  # the model has just been shown wrong, or sees no more

@@ -114,7 +114,7 @@ def nothing(
     trials = search.trials
     failing = [t for t in trials if t.outcome is Outcome.FAILED]
     size = min(t.batch_size for t in trials if t not in failing or len(failing) == len(trials))
-    peaks = [t.peak_bytes for t in trials if t.batch_size == size and t.peak_bytes]
+    peaks = [t.required_bytes for t in trials if t.batch_size == size and t.required_bytes]
     if last.outcome is Outcome.FAILED and failed is not None:
         return model_error(failed, "The model could not be trained", trials=trials)
     if last.outcome in (Outcome.FITS, Outcome.TOO_CLOSE, *MEMORY):

@@ -689,3 +689,44 @@ def test_a_careful_search_comes_from_below_and_never_exceeds_the_budget(
     )
     assert end.batch_size >= 0.93 * best
     assert len(found.trials) <= found.allowance(end.batch_size)
+
+
+def test_after_a_death_where_none_must_be_the_next_size_is_far_below_it() -> None:
+    """Not one less: that dies most likely, too."""
+    fitted = tuple(
+        Trial(
+            batch_size=size, outcome=FITS, peak_bytes=size * MIB // 4,
+            step_peak_bytes=(size * MIB // 4,) * 3, resident_bytes=0,
+        )
+        for size in (100, 150, 200)
+    )  # fmt: skip
+    plan = Plan(space=SizeSpace(), budget_bytes=100 * MIB, limit_bytes=100 * MIB, careful=True)
+    unhurt = Search(plan, fitted).next()
+    assert isinstance(unhurt, Try)
+    assert unhurt.batch_size > 240
+    died = Trial(batch_size=unhurt.batch_size, outcome=OOM)
+    after = Search(plan, (*fitted, died)).next()
+    assert isinstance(after, Try)
+    assert 200 < after.batch_size <= (200 + unhurt.batch_size) // 2
+
+
+def test_an_error_of_the_users_own_is_no_death_to_stay_away_from() -> None:
+    plan = Plan(
+        space=SizeSpace(maximum=100), budget_bytes=1000 * MIB, limit_bytes=1000 * MIB, careful=True
+    )
+    tried = [Trial(batch_size=1, outcome=Outcome.FAILED)]
+    tried += [
+        Trial(batch_size=size, outcome=FITS, peak_bytes=size * MIB, resident_bytes=0)
+        for size in (8, 54)
+    ]
+    assert Search(plan, tuple(tried)).next() == Try(100)
+
+
+def test_where_memory_must_not_run_out_every_size_is_traced_once_two_are_known() -> None:
+    plan = Plan(space=SizeSpace(), budget_bytes=1000 * MIB, limit_bytes=1000 * MIB)
+    fitted = tuple(
+        Trial(batch_size=size, outcome=FITS, peak_bytes=size * MIB, resident_bytes=0)
+        for size in (1, 8)
+    )
+    assert not Search(plan, fitted).is_near(16)
+    assert Search(replace(plan, careful=True), fitted).is_near(16)

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from autobatch.cli.options import given, output_options, probe_options
-from autobatch.cli.output import bug, fail, require_output, show
+from autobatch.cli.output import failing, require_output, show
 from autobatch.cli.probe import EXIT_CODES
 from autobatch.cli.watching import ended_by_signals, watching
 
@@ -80,9 +80,8 @@ def buckets(
     autobatch buckets train.py --boundaries 100,200,300,400 --max-length 500
     autobatch buckets model.py --boundaries auto --buckets 8 --json > buckets.json
     """
-    from autobatch.errors import AutobatchError
 
-    try:
+    with failing(as_json=as_json, verbose=verbose, output=output):
         require_output(output)
         with watching(quiet, verbose, log_file) as observer, ended_by_signals():
             from autobatch.bucket_probing import probe_buckets
@@ -100,23 +99,14 @@ def buckets(
                 observer=observer,
                 **given(options),
             )
-    except AutobatchError as error:
-        fail(error, as_json=as_json, verbose=verbose, output=output)
-    except KeyboardInterrupt:  # while we are still being imported
-        from autobatch.errors import ProbeInterrupted
-
-        fail(ProbeInterrupted("Interrupted."), as_json=as_json, output=output)
-    except Exception as error:  # noqa: BLE001 - a bug of ours is in the result's file as well
-        fail(bug(error), as_json=as_json, verbose=verbose, output=output)
-    else:
-        show(
-            result,
-            lambda **look: page(result, **look),
-            found=found(result),
-            as_json=as_json,
-            quiet=quiet,
-            output=output,
-        )
+    show(
+        result,
+        lambda **look: page(result, **look),
+        found=found(result),
+        as_json=as_json,
+        quiet=quiet,
+        output=output,
+    )
 
 
 def _lengths(text: str | None) -> tuple[int, ...] | str | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn, TextIO
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from autobatch.bucket_records import BucketResult
     from autobatch.errors import AutobatchError, StorageError
@@ -80,6 +80,23 @@ def fail(
             write(sys.stdout, text)
     write(sys.stderr, failure(error, verbose=verbose, **look(sys.stderr)))
     sys.exit(error.exit_code)
+
+
+@contextlib.contextmanager
+def failing(*, as_json: bool, verbose: bool, output: str | None) -> Iterator[None]:
+    """Whatever goes wrong inside is said, and the command ends with the error's own status."""
+    from autobatch.errors import AutobatchError
+
+    try:
+        yield
+    except AutobatchError as error:
+        fail(error, as_json=as_json, verbose=verbose, output=output)
+    except KeyboardInterrupt:  # while we are still being imported
+        from autobatch.errors import ProbeInterrupted
+
+        fail(ProbeInterrupted("Interrupted."), as_json=as_json, output=output)
+    except Exception as error:  # noqa: BLE001 - a bug of ours is in the result's file as well
+        fail(bug(error), as_json=as_json, verbose=verbose, output=output)
 
 
 def require_output(output: str | None) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from autobatch.cli.options import given, output_options, probe_options
-from autobatch.cli.output import bug, fail, require_output, show
+from autobatch.cli.output import failing, require_output, show
 from autobatch.cli.watching import ended_by_signals, watching
 
 EXIT_CODES = """Exit codes: 0 found; 1 a file could not be written; 2 wrong usage; 3 nothing fits;
@@ -53,36 +53,26 @@ def probe(
     autobatch probe model.py:build_model --json > result.json
     eval "$(autobatch probe train.py --format env)"
     """
-    from autobatch.errors import AutobatchError
 
     if as_json and form:
         raise click.UsageError("--json and --format both say what goes to stdout; leave one out.")
-    try:
+    with failing(as_json=as_json, verbose=verbose, output=output):
         require_output(output)
         with watching(quiet, verbose, log_file) as observer, ended_by_signals():
             from autobatch.as_trained import find_sizes
             from autobatch.report.answers import found, page, values
 
             result = find_sizes(target, arguments=arguments, observer=observer, **given(options))
-    except AutobatchError as error:
-        fail(error, as_json=as_json, verbose=verbose, output=output)
-    except KeyboardInterrupt:  # while we are still being imported
-        from autobatch.errors import ProbeInterrupted
-
-        fail(ProbeInterrupted("Interrupted."), as_json=as_json, output=output)
-    except Exception as error:  # noqa: BLE001 - a bug of ours is in the result's file as well
-        fail(bug(error), as_json=as_json, verbose=verbose, output=output)
-    else:
-        command = _to_train(target, arguments, given(options))
-        show(
-            result,
-            lambda **look: page(result, command=command, **look),
-            found=found(result),
-            as_json=as_json,
-            quiet=quiet,
-            values=values(result, form) if form is not None else None,
-            output=output,
-        )
+    command = _to_train(target, arguments, given(options))
+    show(
+        result,
+        lambda **look: page(result, command=command, **look),
+        found=found(result),
+        as_json=as_json,
+        quiet=quiet,
+        values=values(result, form) if form is not None else None,
+        output=output,
+    )
 
 
 def _to_train(target: str, arguments: tuple[str, ...], options: dict[str, Any]) -> str | None:

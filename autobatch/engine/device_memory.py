@@ -63,6 +63,7 @@ class DeviceMemory:
         budgets = [min(limit, budget_bytes or limit) for limit in limits]
         least = min(budgets)
         self._surplus = {n: b - least for n, b in zip(names, budgets, strict=True)}
+        self.replicas = len(names)
         self.name = names[budgets.index(least)]
         self.limit_bytes = min(
             limit - self._surplus[n] for n, limit in zip(names, limits, strict=True)

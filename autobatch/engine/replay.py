@@ -1,4 +1,4 @@
-"""What a training step needs once fragmentation is counted: trace one step, replay it."""
+"""What a training step needs once fragmentation is counted: trace steps, replay each."""
 
 from __future__ import annotations
 
@@ -10,32 +10,42 @@ from autobatch.engine.device_memory import DeviceMemory
 
 
 class StepTrace:
-    """Traces one step of a training, between `start` and `needed_bytes`.
+    """Traces steps of a training, each between `start` and `needed_bytes`.
 
     Args:
         memory: The device's allocator.
         data_bytes: Sizes of the tensors of data that lie on the device.
+
+    Attributes:
+        read: Allocations read so far, of all steps.
+        fails: A trace that had begun could not be read.
     """
 
     def __init__(self, memory: DeviceMemory, data_bytes: tuple[int, ...]) -> None:
         self._memory, self._data_bytes = memory, data_bytes
         self._trace = AllocationTrace(memory.name)
         self._in_use = 0
+        self.read = 0
+        self.fails = self._began = False
 
     def start(self) -> None:
         """Begin, before the step."""
         self._in_use = self._memory.bytes_in_use()
-        self._trace.start()
+        self._began = self._trace.start()
 
     def abandon(self) -> None:
         """End without an answer, where the step may have died: the next trial traces anew."""
         self._trace.stop()
 
     def needed_bytes(self, model: Any, *, at_least: int) -> int | None:
-        """End, after a step of `model`, and replay it; None where the profiler does not serve."""
+        """End, after a step of `model`, and replay it; None where it was not traced, or the
+        profiler does not serve."""
+        began, self._began = self._began, False
         traced = self._trace.stop()
         if traced is None:
+            self.fails = self.fails or began
             return None
+        self.read += len(traced)
         # What the step found and gave back is in the trace: variables that are replaced and not
         # updated in place, for one. The rest of what was there stays. A large tensor's chunk may
         # be twice its size, so where there is data, sizes as asked for count and not those in use.

@@ -20,11 +20,14 @@ from autobatch.errors import ModelError
 from autobatch.protocol import RunTrial, TrialDone
 
 SECOND_EPOCH_STEPS = 2  # of a proof: after validation, training goes on in another memory layout
-# Every step but the first is traced, for the first at a size may still set things up. What one step
+# Steps are traced but for the first at a size, which may still set things up. What one step
 # needs scatters by several per cent, what the most demanding of five needs hardly does. Where that
 # is clearly less than asked for, fewer tell enough.
 CLEARLY_LESS = 0.8
 ENOUGH_TRACED = 3
+# Where so many allocations have been read in a trial, no further step is traced: one of tens of
+# thousands, as a recurrent layer makes them, takes a second to read.
+MOST_READ = 50_000
 _ENDLESS = 1 << 30  # epochs: the recorder ends the training, not their number
 
 
@@ -58,7 +61,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         # Of a proof, only what exceeds the budget is asked for.
         self._least = (request.enough_bytes or 0) if request.proof else 0
         self._needed = self._least
-        self._traced = 0
+        self._traced = self._traced_peak = 0
         memory.reset_peak()  # what loading took is past
         self.peaks: list[int] = []
         self.seconds: list[float] = []
@@ -66,6 +69,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         self.validation_steps = 0
         self.not_a_number = False
         self._until = self._total = 0
+        self._settled = False  # the step is not the first at its size
         self._first = 0  # batch of the step that runs: with steps_per_execution it has several
         self._in_epoch = 0
         self._started = 0.0
@@ -73,6 +77,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
     def expect(self, steps: int, total: int) -> None:
         """Let the next `fit` run for `steps`, out of `total` in this trial."""
         self._until, self._total = len(self.peaks) + steps, total
+        self._settled = False
 
     def on_train_begin(self, logs: Any = None) -> None:
         if self._keeps:
@@ -88,7 +93,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         self.other_peak = max(self.other_peak, self._memory.peak_bytes())
         self._memory.reset_peak()
         self._first = batch
-        if self._trace is not None and self.peaks:
+        if self._trace is not None and self._is_worth_a_trace(self._trace):
             self._trace.start()
         self._started = time.perf_counter()
 
@@ -99,25 +104,35 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         self.peaks.append(self._memory.peak_bytes())
         self._memory.reset_peak()
         self._in_epoch += 1
-        if self._trace is not None and len(self.peaks) > 1:
+        self._settled = True
+        if self._trace is not None:
             needed = self._trace.needed_bytes(self.model, at_least=self._needed)
             if needed is not None:
                 self._needed, self._traced = needed, self._traced + 1
+                self._traced_peak = max(self._traced_peak, self.peaks[-1])
         if len(self.peaks) >= self._until or self._tells_enough():
             self.model.stop_training = True
+
+    def _is_worth_a_trace(self, trace: StepTrace) -> bool:
+        if not self._settled or trace.fails or trace.read > MOST_READ:
+            return False
+        # Of a proof's steps, those between tell how fast training is without a profiler.
+        return not self._request.proof or len(self.peaks) % 2 == 1
 
     @property
     def needed_bytes(self) -> int | None:
         """What the most demanding step needs with fragmentation counted; None without a trace, and
         in a proof where none needs more than the budget.
 
-        Of the first step, which is not traced, what its peak exceeds the others' by.
+        Of later steps that were not traced, what their peak exceeds the traced ones' by.
         """
         if self._request.proof:
             return self._needed if self._needed > self._least else None
         if not self._traced:
             return None
-        return self._needed + max(0, self.peaks[0] - max(self.peaks[1:]))
+        needs = self._needed + max(0, max(self.peaks[1:]) - self._traced_peak)
+        # Where there are several replicas, one is traced, and the peaks are of all.
+        return max(needs, *self.peaks) if self._memory.replicas > 1 else needs
 
     def _tells_enough(self) -> bool:
         """Whether more steps would say nothing that is asked for."""
@@ -127,7 +142,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         needs = self.needed_bytes
         if needs is None:
             return self.peaks[-1] > limit
-        less = self._traced >= ENOUGH_TRACED and needs < CLEARLY_LESS * limit
+        less = len(self.peaks) > ENOUGH_TRACED and needs < CLEARLY_LESS * limit
         return needs > limit or less
 
     def abandon(self) -> None:

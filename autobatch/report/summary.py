@@ -126,9 +126,11 @@ def _device(result: ProbeResult, look: Look) -> list[Text]:
         words += f" (the search's trials could use {format_bytes(device.limit_bytes)})"
     values = [look.text(words)]
     if result.peak_bytes is not None:
-        left = max(0, device.budget_bytes - result.peak_bytes)
+        # A peak above what replays need is of the trials' larger pool, not of training's.
+        peak = min(result.peak_bytes, result.needed_bytes or result.peak_bytes)
+        left = max(0, device.budget_bytes - peak)
         headroom = min(left, result.headroom_bytes)
-        values += _budget_bar(result.peak_bytes, headroom, left - headroom, look)
+        values += _budget_bar(peak, headroom, left - headroom, look)
         if headroom < result.headroom_bytes:
             asked = format_bytes(result.headroom_bytes)
             values.append(look.text(f"less headroom than the {asked} asked for", "yellow"))

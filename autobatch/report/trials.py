@@ -41,7 +41,7 @@ def verdict(
     Nor is one safe that is larger than the answer and peaked in the headroom; while there is no
     answer yet, the sizes that the search took for such are in `close`.
     """
-    if trial.proof and trial.outcome is not Outcome.TOO_CLOSE:
+    if trial.proof:
         passed = trial.outcome is Outcome.FITS
         return ("proof passed", "bold green") if passed else ("proof failed", "bold red")
     if trial.outcome is Outcome.FITS and budget_bytes and trial.required_bytes:
