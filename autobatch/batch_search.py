@@ -276,9 +276,8 @@ class Search:
         if self.plan.start is not None:
             return True
         known = self.model is not None and len(self.model.points) > 1
-        if known and self.plan.careful:
-            return True
-        return known and self.estimate is not None and batch_size >= NEAR * self.estimate
+        near = self.estimate is not None and batch_size >= NEAR * self.estimate
+        return known and (self.plan.careful or near)
 
     def _larger(self) -> int | None:
         """A larger size worth trying; None when the largest that fits is near enough."""
@@ -302,7 +301,7 @@ class Search:
                 assert self.plan.budget_bytes is not None
                 left = self.target_bytes - model.predict(low)
                 # Of a search that is led the model is no guess: what is left is scatter.
-                worth = NEAR_BUDGET * self.plan.budget_bytes * max(1, self._near(aim) - 1)
+                worth = NEAR_BUDGET * self.plan.budget_bytes * max(1, len(self._near(aim)) - 1)
                 if self._is_led or left < worth:
                     return None
             for size in self._wishes(model, low, high):
@@ -345,17 +344,14 @@ class Search:
     def _one_died(self) -> bool:
         """Whether a size did not go through, and not for an error of the user's own."""
         well = (Outcome.FITS, Outcome.FAILED)
-        return self.fails is not None and any(t.outcome not in well for t in self.trials)
+        return any(t.outcome not in well for t in self.trials)
 
     def _worth_a_trial(self, aim: float) -> float:
         """Share of a size that another trial must promise: more, the more there were near it."""
-        return self.plan.precision * (1 + self._near(aim) / 4)
+        return self.plan.precision * (1 + len(self._near(aim)) / 4)
 
-    def _near(self, aim: float) -> int:
+    def _near(self, aim: float) -> list[Trial]:
         """Trials about the edge so far."""
-        return len(self._tried_near(aim))
-
-    def _tried_near(self, aim: float) -> list[Trial]:
         near = [t for t in self.trials if NEAR_AIM * aim <= t.batch_size <= aim / NEAR_AIM]
         return [t for t in near if not t.proof]
 
@@ -373,7 +369,7 @@ class Search:
         aim = model.largest_within(self.target_bytes)
         # A little below the edge, where the size is more likely to be the answer itself; more so
         # with each size near it that was too large after all.
-        missed = sum(not self.is_fit(t) for t in self._tried_near(aim))
+        missed = sum(not self.is_fit(t) for t in self._near(aim))
         size = aim * (1 - self.plan.precision / 2 * 2 ** min(missed, 2))
         if self.plan.limit_bytes is not None:
             size = min(size, model.largest_without_risk(ROOM_SHARE * self.plan.limit_bytes))

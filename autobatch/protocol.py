@@ -262,16 +262,14 @@ class TrialDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     def as_trial(self, request: RunTrial) -> Trial:
         """The same as a record."""
-        close = request.proof and self.needed_bytes is not None
+        beyond = self.needed_bytes if request.proof else None
         return Trial(
             batch_size=request.batch_size,
-            outcome=Outcome.TOO_CLOSE if close else Outcome.FITS,
-            why=(
-                "it went through, and would not have in another order of its threads: by replays a "
-                f"step needs {format_bytes(self.needed_bytes or 0)}"
-                if close
-                else None
-            ),
+            outcome=Outcome.FITS if beyond is None else Outcome.TOO_CLOSE,
+            why=None
+            if beyond is None
+            else "it went through, and would not have in another order of its threads: by replays "
+            f"a step needs {format_bytes(beyond)}",
             peak_bytes=max(self.step_peak_bytes, default=None),
             other_peak_bytes=self.other_peak_bytes,
             step_peak_bytes=self.step_peak_bytes,

@@ -114,11 +114,11 @@ def nothing(
     trials = search.trials
     failing = [t for t in trials if t.outcome is Outcome.FAILED]
     size = min(t.batch_size for t in trials if t not in failing or len(failing) == len(trials))
-    peaks = [t.required_bytes for t in trials if t.batch_size == size and t.required_bytes]
+    needs = [t.required_bytes for t in trials if t.batch_size == size and t.required_bytes]
     if last.outcome is Outcome.FAILED and failed is not None:
         return model_error(failed, "The model could not be trained", trials=trials)
     if last.outcome in (Outcome.FITS, Outcome.TOO_CLOSE, *MEMORY):
-        needed = max(peaks, default=None)
+        needed = max(needs, default=None)
         at_least = f" It needs at least {format_bytes(needed)}" if needed else ""
         there = f"; there are {format_bytes(budget_bytes)}" if needed else ""
         less = search.headroom_bytes

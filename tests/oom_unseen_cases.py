@@ -1284,7 +1284,7 @@ OTHER_UNSEEN = (
         "\t [[Node: save/save = SaveSlices[T=[DT_FLOAT, DT_FLOAT]]]]",
     ),
     # tensorflow/tensorflow#7013
-    told(EXHAUSTED, "/run/media/root/imagenet-data/raw-data/train"),
+    told(EXHAUSTED, "/mnt/imagenet-data/raw-data/train"),
     # rishizek/tensorflow-deeplab-v3-plus#8
     died(
         -6,

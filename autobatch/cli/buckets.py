@@ -80,7 +80,6 @@ def buckets(
     autobatch buckets train.py --boundaries 100,200,300,400 --max-length 500
     autobatch buckets model.py --boundaries auto --buckets 8 --json > buckets.json
     """
-
     with failing(as_json=as_json, verbose=verbose, output=output):
         require_output(output)
         with watching(quiet, verbose, log_file) as observer, ended_by_signals():

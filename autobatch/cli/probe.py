@@ -53,7 +53,6 @@ def probe(
     autobatch probe model.py:build_model --json > result.json
     eval "$(autobatch probe train.py --format env)"
     """
-
     if as_json and form:
         raise click.UsageError("--json and --format both say what goes to stdout; leave one out.")
     with failing(as_json=as_json, verbose=verbose, output=output):

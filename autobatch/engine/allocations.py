@@ -39,6 +39,11 @@ class AllocationTrace:
         self._folder: str | None = None
         self.allocations: tuple[Allocation, ...] | None = None
 
+    @property
+    def running(self) -> bool:
+        """Whether a recording has begun that has not ended."""
+        return self._folder is not None
+
     def start(self) -> bool:
         """Begin to record; False where the profiler does not serve."""
         self.allocations = None

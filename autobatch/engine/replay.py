@@ -8,6 +8,10 @@ from autobatch import fragmentation
 from autobatch.engine.allocations import AllocationTrace
 from autobatch.engine.device_memory import DeviceMemory
 
+# Once so many allocations have been read, no further step is traced: one of tens of thousands, as a
+# recurrent layer makes them, takes a second to read.
+MOST_READ = 50_000
+
 
 class StepTrace:
     """Traces steps of a training, each between `start` and `needed_bytes`.
@@ -15,23 +19,21 @@ class StepTrace:
     Args:
         memory: The device's allocator.
         data_bytes: Sizes of the tensors of data that lie on the device.
-
-    Attributes:
-        read: Allocations read so far, of all steps.
-        fails: A trace that had begun could not be read.
     """
 
     def __init__(self, memory: DeviceMemory, data_bytes: tuple[int, ...]) -> None:
         self._memory, self._data_bytes = memory, data_bytes
         self._trace = AllocationTrace(memory.name)
         self._in_use = 0
-        self.read = 0
-        self.fails = self._began = False
+        self._read = 0  # allocations so far, of all steps
+        self._unreadable = False
 
     def start(self) -> None:
-        """Begin, before the step."""
+        """Begin, before the step, if one more trace is worth its time."""
+        if self._unreadable or self._read > MOST_READ:
+            return
         self._in_use = self._memory.bytes_in_use()
-        self._began = self._trace.start()
+        self._trace.start()
 
     def abandon(self) -> None:
         """End without an answer, where the step may have died: the next trial traces anew."""
@@ -40,12 +42,13 @@ class StepTrace:
     def needed_bytes(self, model: Any, *, at_least: int) -> int | None:
         """End, after a step of `model`, and replay it; None where it was not traced, or the
         profiler does not serve."""
-        began, self._began = self._began, False
+        if not self._trace.running:
+            return None
         traced = self._trace.stop()
         if traced is None:
-            self.fails = self.fails or began
+            self._unreadable = True
             return None
-        self.read += len(traced)
+        self._read += len(traced)
         # What the step found and gave back is in the trace: variables that are replaced and not
         # updated in place, for one. The rest of what was there stays. A large tensor's chunk may
         # be twice its size, so where there is data, sizes as asked for count and not those in use.

@@ -24,10 +24,7 @@ SECOND_EPOCH_STEPS = 2  # of a proof: after validation, training goes on in anot
 # needs scatters by several per cent, what the most demanding of five needs hardly does. Where that
 # is clearly less than asked for, fewer tell enough.
 CLEARLY_LESS = 0.8
-ENOUGH_TRACED = 3
-# Where so many allocations have been read in a trial, no further step is traced: one of tens of
-# thousands, as a recurrent layer makes them, takes a second to read.
-MOST_READ = 50_000
+ENOUGH_STEPS = 4
 _ENDLESS = 1 << 30  # epochs: the recorder ends the training, not their number
 
 
@@ -61,7 +58,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         # Of a proof, only what exceeds the budget is asked for.
         self._least = (request.enough_bytes or 0) if request.proof else 0
         self._needed = self._least
-        self._traced = self._traced_peak = 0
+        self._traced_peak = 0  # the most in use during a traced step
         memory.reset_peak()  # what loading took is past
         self.peaks: list[int] = []
         self.seconds: list[float] = []
@@ -93,7 +90,9 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         self.other_peak = max(self.other_peak, self._memory.peak_bytes())
         self._memory.reset_peak()
         self._first = batch
-        if self._trace is not None and self._is_worth_a_trace(self._trace):
+        # Of a proof's steps, those between tell how fast training is without a profiler.
+        wanted = self._settled and (not self._request.proof or len(self.peaks) % 2 == 1)
+        if self._trace is not None and wanted:
             self._trace.start()
         self._started = time.perf_counter()
 
@@ -108,16 +107,10 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         if self._trace is not None:
             needed = self._trace.needed_bytes(self.model, at_least=self._needed)
             if needed is not None:
-                self._needed, self._traced = needed, self._traced + 1
+                self._needed = needed
                 self._traced_peak = max(self._traced_peak, self.peaks[-1])
         if len(self.peaks) >= self._until or self._tells_enough():
             self.model.stop_training = True
-
-    def _is_worth_a_trace(self, trace: StepTrace) -> bool:
-        if not self._settled or trace.fails or trace.read > MOST_READ:
-            return False
-        # Of a proof's steps, those between tell how fast training is without a profiler.
-        return not self._request.proof or len(self.peaks) % 2 == 1
 
     @property
     def needed_bytes(self) -> int | None:
@@ -128,7 +121,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         """
         if self._request.proof:
             return self._needed if self._needed > self._least else None
-        if not self._traced:
+        if not self._traced_peak:
             return None
         needs = self._needed + max(0, max(self.peaks[1:]) - self._traced_peak)
         # Where there are several replicas, one is traced, and the peaks are of all.
@@ -142,7 +135,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         needs = self.needed_bytes
         if needs is None:
             return self.peaks[-1] > limit
-        less = len(self.peaks) > ENOUGH_TRACED and needs < CLEARLY_LESS * limit
+        less = len(self.peaks) >= ENOUGH_STEPS and needs < CLEARLY_LESS * limit
         return needs > limit or less
 
     def abandon(self) -> None:

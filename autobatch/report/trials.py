@@ -19,11 +19,7 @@ WORDS = {
     Outcome.TIMED_OUT: "timed out",
     Outcome.FAILED: "failed",
 }
-_STYLES = {
-    Outcome.FITS: "green",
-    Outcome.TOO_CLOSE: "yellow",
-    Outcome.OUT_OF_MEMORY: "yellow",
-}
+_STYLES = {Outcome.FITS: "green", Outcome.OUT_OF_MEMORY: "yellow"}
 _OUTCOME, _PEAK, _STEP, _SPEED, _LENGTH = 13, 9, 8, 9, 6  # columns
 _WHY_LENGTH = 240
 
