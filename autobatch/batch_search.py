@@ -376,6 +376,8 @@ class Search:
         if aim >= high or aim < low + 1:  # the model has just been shown wrong, or sees no more
             return []
         size = max(size, low + self.plan.precision * low, low + 1)
+        if self.fails is not None:  # a trial costs the same however little it may gain
+            size = max(size, (low + aim) / 2)
         if self._creeps:
             size = max(size, (low + high) / 2)
         # Far from what is known, keep step with doubling: a jump that fails costs less then.

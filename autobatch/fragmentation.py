@@ -23,9 +23,9 @@ SPARE = 1  # of them may die: one order in many dozens of steps is an accident o
 # finds no chunk waits (kMaxMillisToWait, 10 s) while the operations that run beside it end, and
 # gets what they release. What is small counts for nothing there: a convolution over a large batch
 # takes hundreds of buffers for its shards. Fitted to the deaths of four models in five
-# configurations: their safe maxima need 94 to 105 % of the limit by replay.
+# configurations: their safe maxima need 96 to 102 % of the limit by replay.
 JITTER = 0.04
-WAIT = 14
+WAIT = 20
 MOST_WAIT = 0.033  # of the events: a short step has little that runs beside
 FINEST = 1024  # what is smaller than the peak over this is merged with its like: 0.1 % each,
 COARSEST = 128  # or, as long as there are more than

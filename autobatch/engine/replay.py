@@ -9,8 +9,8 @@ from autobatch.engine.allocations import AllocationTrace
 from autobatch.engine.device_memory import DeviceMemory
 
 # Once so many allocations have been read, no further step is traced: one of tens of thousands, as a
-# recurrent layer makes them, takes a second to read.
-MOST_READ = 50_000
+# recurrent layer makes them, takes a second to read, and what such steps need hardly scatters.
+MOST_READ = 30_000
 
 
 class StepTrace:
