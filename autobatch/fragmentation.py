@@ -75,8 +75,9 @@ def needed_bytes(
     residents: Sequence[int] = (),
     grows: bool = True,
     at_least: int = 0,
+    spare: int = SPARE,
 ) -> int:
-    """The least limit under which the replays of the step survive, all but `SPARE`.
+    """The least limit under which the replays of the step survive, all but `spare`.
 
     Args:
         allocations: Of one step.
@@ -86,8 +87,9 @@ def needed_bytes(
         grows: See `Pool`.
         at_least: Bytes that are needed anyway. Where they do, they are the answer: to find that
             out takes a tenth of the time.
+        spare: Replays that may die.
     """
-    replay = Replay(allocations, resident_bytes=resident_bytes, residents=residents)
+    replay = Replay(allocations, resident_bytes=resident_bytes, residents=residents, spare=spare)
     least = replay.least
     if not least:
         return at_least
@@ -124,7 +126,9 @@ class Replay:
         *,
         resident_bytes: int = 0,
         residents: Sequence[int] = (),
+        spare: int = SPARE,
     ) -> None:
+        self._spare = spare
         unknown = max(0, resident_bytes - sum(residents))
         whole = [Allocation(rounded(a.requested_bytes), a.start, a.end) for a in allocations]
         known = [rounded(size) for size in residents]
@@ -151,14 +155,14 @@ class Replay:
                     del left[heirs[0]]
 
     def survives(self, limit: int, *, grows: bool = True) -> bool:
-        """Whether all replays but `SPARE` go through under `limit`."""
+        """Whether all replays but `spare` go through under `limit`."""
         deaths = 0
         for number in tuple(self._numbers):
             if not self._once(limit, grows, number):
                 self._numbers.remove(number)  # it dies most likely under the next limit, too
                 self._numbers.insert(0, number)
                 deaths += 1
-                if deaths > SPARE:
+                if deaths > self._spare:
                     return False
         return True
 

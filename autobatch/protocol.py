@@ -115,6 +115,7 @@ class RunTrial(msgspec.Struct, frozen=True, kw_only=True, tag=True):
             second epoch.
         trace: Also say what steps need once fragmentation is counted; in a proof only whether one
             needs more than `enough_bytes`.
+        careful: Memory must not run out: of what steps may need, say the most.
         enough_bytes: Stop after a step that needed more than this: more is not asked. A proof goes
             on.
         sequence_length: Of every sample; None where lengths are not told apart.
@@ -126,6 +127,7 @@ class RunTrial(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     validation: bool = False
     proof: bool = False
     trace: bool = False
+    careful: bool = False
     enough_bytes: int | None = None
     sequence_length: int | None = None
     shapes: tuple[tuple[int, int], ...] = ()

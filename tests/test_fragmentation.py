@@ -100,6 +100,25 @@ def test_what_is_needed_anyway_is_the_least(step, grows, at_least):
 
 
 @settings(max_examples=30, deadline=None)
+@given(steps(), st.booleans(), st.integers(0, 80 * MIB))
+def test_where_no_replay_may_die_none_does(step, grows, limit):
+    careful = Replay(step, spare=0)
+    assert not step or careful.survives(needed_bytes(step, grows=grows, spare=0), grows=grows)
+    if careful.survives(limit, grows=grows):
+        assert Replay(step).survives(limit, grows=grows)
+
+
+def test_where_no_replay_may_die_more_is_needed():
+    shuffle = random.Random(3)
+    step = []
+    for _ in range(60):
+        start = shuffle.randrange(120)
+        size = shuffle.randrange(1, 12) * MIB
+        step.append(Allocation(size, start, start + shuffle.randrange(1, 30)))
+    assert needed_bytes(step, spare=0) > needed_bytes(step)
+
+
+@settings(max_examples=30, deadline=None)
 @given(steps(), st.integers(2, 6))
 def test_grows_with_the_sizes(step, factor):
     """In one region, sizes far above the merging and waste thresholds scale: so does the need."""

@@ -77,7 +77,11 @@ class InProcess:
     ) -> Trial:
         """Run a search trial."""
         request = RunTrial(
-            batch_size=batch_size, steps=steps, trace=trace, enough_bytes=enough_bytes
+            batch_size=batch_size,
+            steps=steps,
+            trace=trace,
+            careful=True,
+            enough_bytes=enough_bytes,
         )
         trial = self._run(request)[0]
         if trial.needed_bytes is None or trial.peak_bytes is None:

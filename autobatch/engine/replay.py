@@ -19,10 +19,14 @@ class StepTrace:
     Args:
         memory: The device's allocator.
         data_bytes: Sizes of the tensors of data that lie on the device.
+        careful: Let no replay die, where else one may.
     """
 
-    def __init__(self, memory: DeviceMemory, data_bytes: tuple[int, ...]) -> None:
+    def __init__(
+        self, memory: DeviceMemory, data_bytes: tuple[int, ...], *, careful: bool = False
+    ) -> None:
         self._memory, self._data_bytes = memory, data_bytes
+        self._spare = 0 if careful else fragmentation.SPARE
         self._trace = AllocationTrace(memory.name)
         self._in_use = 0
         self._read = 0  # allocations so far, of all steps
@@ -64,6 +68,7 @@ class StepTrace:
             residents=data,
             grows=self._memory.grows,
             at_least=at_least,
+            spare=self._spare,
         )
 
 

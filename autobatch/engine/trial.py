@@ -54,7 +54,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         self._own_function: Any = None
         # The allocator that replays imitate is not the only one there is.
         traced = request.trace and (memory.name.startswith("CPU") or is_bfc())
-        self._trace = StepTrace(memory, data_bytes) if traced else None
+        self._trace = StepTrace(memory, data_bytes, careful=request.careful) if traced else None
         # Of a proof, only what exceeds the budget is asked for.
         self._least = (request.enough_bytes or 0) if request.proof else 0
         self._needed = self._least
