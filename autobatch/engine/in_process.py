@@ -13,7 +13,6 @@ import sys
 from typing import Any
 
 import keras
-import msgspec
 import tensorflow as tf
 
 from autobatch import endings
@@ -83,12 +82,7 @@ class InProcess:
             careful=True,
             enough_bytes=enough_bytes,
         )
-        trial = self._run(request)[0]
-        if trial.needed_bytes is None or trial.peak_bytes is None:
-            return trial
-        # The pool is training's own, so a peak is no artefact of it: the more careful of the two.
-        needed = max(trial.needed_bytes, trial.peak_bytes)
-        return msgspec.structs.replace(trial, needed_bytes=needed)
+        return self._run(request)[0]
 
     def prove(self, batch_size: int, *, budget_bytes: int) -> tuple[Trial, TrialDone | None]:
         """Run a proof: in this process, since this is the one that will train."""

@@ -124,8 +124,10 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         if not self._traced_peak:
             return None
         needs = self._needed + max(0, max(self.peaks[1:]) - self._traced_peak)
-        # Where there are several replicas, one is traced, and the peaks are of all.
-        return max(needs, *self.peaks) if self._memory.replicas > 1 else needs
+        # Where there are several replicas, one is traced, and the peaks are of all. Where memory
+        # must not run out, the pool is training's own: a peak is no artefact of a larger one.
+        peaks_count = self._request.careful or self._memory.replicas > 1
+        return max(needs, *self.peaks) if peaks_count else needs
 
     def _tells_enough(self) -> bool:
         """Whether more steps would say nothing that is asked for."""
