@@ -30,12 +30,27 @@ def growth_per_step(peaks: Sequence[int]) -> int | None:
     if len(later) < LEAST_STEPS:
         return None
     slopes = _slopes(later)
-    rising = sum((slope > 0) - (slope < 0) for slope in slopes)
     half = len(later) // 2
     first, last = median(_slopes(later[:half])), median(_slopes(later[-half:]))
-    if rising < RISING * len(slopes) or last < ENDING * first:
+    if _rising(slopes) < RISING * len(slopes) or last < ENDING * first:
         return None
     return round(median(slopes))
+
+
+def rises(peaks: Sequence[int]) -> bool:
+    """More pairs of steps rise than fall, the first step left out: no proof of growth by itself.
+
+    What keeps something with each step does so at every batch size. A trial too short for
+    `growth_per_step` therefore bears out what a longer one seems to show, or does not.
+
+    Args:
+        peaks: Most bytes in use during each step, all at one batch size.
+    """
+    return _rising(_slopes(peaks[1:])) > 0
+
+
+def _rising(slopes: Sequence[float]) -> int:
+    return sum((slope > 0) - (slope < 0) for slope in slopes)
 
 
 def _slopes(peaks: Sequence[int]) -> list[float]:

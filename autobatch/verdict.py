@@ -17,6 +17,7 @@ from autobatch.units import format_bytes
 # kernels to itself.
 MUCH_SLOWER = {"cpu": 3.0, "gpu": 1.5}
 LARGE_DATA = 0.2  # of the budget in use before the first step is worth a word
+STEPS_THAT_TELL = 3  # of a trial, the first included, to say whether its memory rose
 MANY_STEPS = 1_000_000  # a leak that takes longer than this is not worth a word
 
 
@@ -205,10 +206,15 @@ def slowdown(search: Search, size: int, kind: str) -> tuple[str, ...]:
 
 
 def _leak(budget_bytes: int, trials: Sequence[Trial], proof_steps: int) -> list[str]:
-    """The smallest size at which memory grew with each step, if there is one."""
-    for trial in sorted(trials, key=lambda t: t.batch_size):
-        # After a proof's whole batches come a smaller one and others.
-        peaks = trial.step_peak_bytes[: proof_steps if trial.proof else None]
+    """The smallest size at which memory grew with each step, where most other trials agree."""
+    # After a proof's whole batches come a smaller one and others.
+    steps = [t.step_peak_bytes[: proof_steps if t.proof else None] for t in trials]
+    told = [leaks.rises(peaks) for peaks in steps if len(peaks) >= STEPS_THAT_TELL and any(peaks)]
+    if 2 * sum(told) <= len(told):
+        return []  # near the limit peaks scatter, and in one trial they may rise by chance
+    for trial, peaks in sorted(
+        zip(trials, steps, strict=True), key=lambda each: each[0].batch_size
+    ):
         rate = leaks.growth_per_step(peaks)
         if rate is None:
             continue

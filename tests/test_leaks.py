@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autobatch.leaks import growth_per_step
+from autobatch.leaks import growth_per_step, rises
 
 MIB = 1 << 20
 
@@ -53,3 +53,17 @@ def test_a_real_leak_of_ten_mib_a_step() -> None:
     rate = growth_per_step(peaks)
     assert rate is not None
     assert 8 * MIB < rate < 12 * MIB
+
+
+@pytest.mark.parametrize(
+    ("peaks", "answer"),
+    [
+        ([], False),
+        ([0, 100, 100, 100], False),
+        ([0, 100, 110, 120], True),
+        ([500, 100, 110, 105], True),
+        ([113, 113, 92, 92], False),  # as measured, without a leak
+    ],
+)
+def test_a_short_trial_bears_a_leak_out_or_does_not(peaks, answer):
+    assert rises(peaks) == answer
