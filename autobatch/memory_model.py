@@ -105,6 +105,9 @@ class MemoryModel:
         active = max(1, last.peak_bytes - self.resident_bytes)
         size = last.batch_size * math.sqrt(1 + room / active)
         size = max(size, (size + min(CAREFUL_JUMP * last.batch_size, self._bent(room, active))) / 2)
+        if last.batch_size == 1 and active <= room:
+            # One sample's square is nothing yet: gradients and other fixed costs are.
+            size = max(size, 2.0)
         slope = self._steepest
         for place, point in enumerate(reversed(self.points)):
             near = 4 * point.batch_size >= 3 * last.batch_size

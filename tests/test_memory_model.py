@@ -231,3 +231,12 @@ def test_proofs_deaths_and_short_trials_tell_no_spread() -> None:
     assert relative_spread([trial(40, 200, 100, 200, proof=True)], 0) == 0.0
     died = trial(40, 200, 100, 200, outcome=Outcome.OUT_OF_MEMORY)
     assert relative_spread([died], 0) == 0.0
+
+
+def test_from_one_sample_one_goes_to_two_where_twice_what_it_needed_fits() -> None:
+    """Of a ResNet's first sample nearly all is gradients: bytes as measured."""
+    model = MemoryModel((Point(1, 355_002_368, 355_002_368),), resident_bytes=190_000_000)
+    assert model.largest_surely_within(735_000_000) >= 2
+    assert model.largest_surely_within(500_000_000) < 2
+    ten = MemoryModel((Point(10, 355_002_368, 355_002_368),), resident_bytes=190_000_000)
+    assert ten.largest_surely_within(735_000_000) < 20

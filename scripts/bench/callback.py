@@ -189,7 +189,8 @@ def run() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bar", choices=["exact", "pipeline", "search", "run", "here"])
-    parser.add_argument("configurations", nargs="*", default=list(CONFIGURATIONS))
+    examples = [c.name for c in CONFIGURATIONS.values() if c.path.parent == EXAMPLES and not c.gpus]
+    parser.add_argument("configurations", nargs="*", default=examples)
     given = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if given.bar == "search":
