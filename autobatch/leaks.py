@@ -50,6 +50,7 @@ def rises(peaks: Sequence[int]) -> bool:
 
 
 def _rising(slopes: Sequence[float]) -> int:
+    """How many more rise than fall."""
     return sum((slope > 0) - (slope < 0) for slope in slopes)
 
 

@@ -96,7 +96,9 @@ class MemoryModel:
 
         Twice a size may need four times what its batch needed (a quadratic loss), and the steepest
         slope so far may double with the size (one that fixed costs have hidden). The steepest, for
-        a peak that is low for its size is luck with the order of threads.
+        a peak that is low for its size is luck with the order of threads. Of one sample alone
+        nothing is taken to be quadratic yet, for gradients and other fixed costs outweigh it: two
+        may be tried where twice as much fits.
         """
         last = self.points[-1]
         room = limit_bytes - last.peak_bytes
@@ -106,7 +108,6 @@ class MemoryModel:
         size = last.batch_size * math.sqrt(1 + room / active)
         size = max(size, (size + min(CAREFUL_JUMP * last.batch_size, self._bent(room, active))) / 2)
         if last.batch_size == 1 and active <= room:
-            # One sample's square is nothing yet: gradients and other fixed costs are.
             size = max(size, 2.0)
         slope = self._steepest
         for place, point in enumerate(reversed(self.points)):

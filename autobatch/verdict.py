@@ -207,14 +207,13 @@ def slowdown(search: Search, size: int, kind: str) -> tuple[str, ...]:
 
 def _leak(budget_bytes: int, trials: Sequence[Trial], proof_steps: int) -> list[str]:
     """The smallest size at which memory grew with each step, where most other trials agree."""
+    by_size = sorted(trials, key=lambda t: t.batch_size)
     # After a proof's whole batches come a smaller one and others.
-    steps = [t.step_peak_bytes[: proof_steps if t.proof else None] for t in trials]
+    steps = [t.step_peak_bytes[: proof_steps if t.proof else None] for t in by_size]
     told = [leaks.rises(peaks) for peaks in steps if len(peaks) >= STEPS_THAT_TELL and any(peaks)]
     if 2 * sum(told) <= len(told):
         return []  # near the limit peaks scatter, and in one trial they may rise by chance
-    for trial, peaks in sorted(
-        zip(trials, steps, strict=True), key=lambda each: each[0].batch_size
-    ):
+    for trial, peaks in zip(by_size, steps, strict=True):
         rate = leaks.growth_per_step(peaks)
         if rate is None:
             continue

@@ -234,7 +234,7 @@ def test_proofs_deaths_and_short_trials_tell_no_spread() -> None:
 
 
 def test_from_one_sample_one_goes_to_two_where_twice_what_it_needed_fits() -> None:
-    """Of a ResNet's first sample nearly all is gradients: bytes as measured."""
+    """A ResNet50's peak at one sample as measured; its weights and momenta by their number."""
     model = MemoryModel((Point(1, 355_002_368, 355_002_368),), resident_bytes=190_000_000)
     assert model.largest_surely_within(735_000_000) >= 2
     assert model.largest_surely_within(500_000_000) < 2
