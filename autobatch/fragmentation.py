@@ -271,15 +271,16 @@ def _merged(allocations: Sequence[Allocation], finest: int) -> list[Allocation]:
     stretch = max(1, last // STRETCHES)
     kept: list[Allocation] = []
     groups: dict[tuple[int | None, int | None], list[Allocation]] = {}
+    sums: dict[tuple[int | None, int | None], int] = {}
 
-    def close(group: list[Allocation]) -> None:
+    def close(group: list[Allocation], total: int) -> None:
         starts = sorted(a.start for a in group if a.start is not None)
         ends = sorted(a.end for a in group if a.end is not None)
         start = starts[len(starts) // 2] if starts else None
         end = ends[len(ends) // 2] if ends else None
         if start is not None and end is not None:
             end = max(end, start + 1)
-        kept.append(Allocation(sum(a.requested_bytes for a in group), start, end))
+        kept.append(Allocation(total, start, end))
 
     for each in allocations:
         brief = each.start is not None and each.end is not None and each.end - each.start <= BRIEF
@@ -290,10 +291,10 @@ def _merged(allocations: Sequence[Allocation], finest: int) -> list[Allocation]:
                 None if each.start is None else each.start // stretch,
                 None if each.end is None else each.end // stretch,
             )
-            group = groups.setdefault(key, [])
-            group.append(each)
-            if sum(a.requested_bytes for a in group) >= 2 * finest:
-                close(groups.pop(key))
-    for group in groups.values():
-        close(group)
+            groups.setdefault(key, []).append(each)
+            sums[key] = sums.get(key, 0) + each.requested_bytes
+            if sums[key] >= 2 * finest:
+                close(groups.pop(key), sums.pop(key))
+    for key, group in groups.items():
+        close(group, sums[key])
     return kept

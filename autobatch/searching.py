@@ -244,7 +244,7 @@ class Searching:
             batch_size,
             steps=steps,
             trace=near or self._tight,
-            enough_bytes=self._budget,
+            enough_bytes=int(self.search.target_bytes),  # what exceeds it does not fit
         )
         self._check_device()
         return msgspec.structs.replace(trial, tight=self._tight)

@@ -107,17 +107,26 @@ def _events(plane: Any, device: str) -> Iterator[tuple[float, bool, int, int]]:
         return
     names = {key: value.name for key, value in plane.stat_metadata.items()}
     wanted = {key: name for key, name in names.items() if name in _WANTED}
+    places: dict[int, tuple[int, ...]] = {}  # of what is wanted among an event's stats, by its kind
     for line in plane.lines:
         for event in line.events:
-            taken = kinds.get(event.metadata_id)
+            kind = event.metadata_id
+            taken = kinds.get(kind)
             if taken is None:
                 continue
+            stats = event.stats
+            # Events of a kind have the same stats in the same order, about a dozen of them.
+            at = places.get(kind, ())
+            known = len(at) == len(_WANTED) and at[-1] < len(stats)
+            if not known or any(stats[i].metadata_id not in wanted for i in at):
+                at = tuple(i for i, stat in enumerate(stats) if stat.metadata_id in wanted)
+                places[kind] = at
             values: dict[str, Any] = {}
-            for stat in event.stats:
-                name = wanted.get(stat.metadata_id)
+            for stat in (stats[i] for i in at):
+                name = wanted[stat.metadata_id]
                 if name == "allocator_name":
                     values[name] = stat.str_value or names.get(stat.ref_value, "")
-                elif name is not None:
+                else:
                     values[name] = stat.int64_value or stat.uint64_value
             if values.get("addr") and serves(values.get("allocator_name", ""), device):
                 time = line.timestamp_ns + event.offset_ps / 1000

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from autobatch import fragmentation
@@ -32,9 +35,14 @@ class StepTrace:
         self._read = 0  # allocations so far, of all steps
         self._unreadable = False
 
+    @property
+    def is_spent(self) -> bool:
+        """No further step will be traced."""
+        return self._unreadable or self._read > MOST_READ
+
     def start(self) -> None:
         """Begin, before the step, if one more trace is worth its time."""
-        if self._unreadable or self._read > MOST_READ:
+        if self.is_spent:
             return
         self._in_use = self._memory.bytes_in_use()
         self._trace.start()
@@ -48,6 +56,10 @@ class StepTrace:
         profiler does not serve."""
         if not self._trace.running:
             return None
+        with _no_garbage_collection():
+            return self._replayed(model, at_least)
+
+    def _replayed(self, model: Any, at_least: int) -> int | None:
         traced = self._trace.stop()
         if traced is None:
             self._unreadable = True
@@ -70,6 +82,19 @@ class StepTrace:
             at_least=at_least,
             spare=self._spare,
         )
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """A trace is read into many small objects, none of them in cycles: beside all that TensorFlow
+    and Keras hold, looking for those takes a third of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def variable_bytes(model: Any) -> int:

@@ -22,7 +22,7 @@ from autobatch.protocol import RunTrial, TrialDone
 SECOND_EPOCH_STEPS = 2  # of a proof: after validation, training goes on in another memory layout
 # Steps are traced but for the first at a size, which may still set things up. What one step
 # needs scatters by several per cent, what the most demanding of five needs hardly does. Where that
-# is clearly less than asked for, fewer tell enough.
+# is clearly less than asked for, or no further one will be traced, fewer tell enough.
 CLEARLY_LESS = 0.8
 ENOUGH_STEPS = 4
 _ENDLESS = 1 << 30  # epochs: the recorder ends the training, not their number
@@ -137,8 +137,8 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         needs = self.needed_bytes
         if needs is None:
             return self.peaks[-1] > limit
-        less = len(self.peaks) >= ENOUGH_STEPS and needs < CLEARLY_LESS * limit
-        return needs > limit or less
+        told = needs < CLEARLY_LESS * limit or (self._trace is not None and self._trace.is_spent)
+        return needs > limit or (told and len(self.peaks) >= ENOUGH_STEPS)
 
     def abandon(self) -> None:
         """Let go of what a step that died has left open."""
