@@ -146,7 +146,17 @@ class Search:
             return False
         if trial.proof or trial.peak_bytes is None or self.plan.budget_bytes is None:
             return True
-        return (trial.required_bytes or 0) <= self.target_bytes
+        return (self.required_bytes(trial) or 0) <= self.target_bytes
+
+    def required_bytes(self, trial: Trial) -> int | None:
+        """What training at a trial's size asks of the device, as all trials together tell it."""
+        if trial.required_bytes is None:
+            return None
+        return max(trial.required_bytes, self._step_bytes(trial) or 0)
+
+    @cached_property
+    def _step_bytes(self) -> Callable[[Trial], int | None]:
+        return memory_model.step_bytes(self.trials)
 
     @cached_property
     def fails(self) -> int | None:
@@ -458,7 +468,7 @@ class Search:
         used = len(self.trials) + 1
         high = self.fails
         if_fits = used + self._remaining(size, high) <= self.allowance(size)
-        if_fails = used + self._remaining(self.fits, size) <= self.allowance(self.fits)
+        if_fails = used + self._remaining(self.fits, size) <= self.allowance(self.reached)
         return if_fits and if_fails
 
 

@@ -9,7 +9,7 @@ noise, and says how far that may be trusted.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from autobatch.records import Outcome, Trial
@@ -163,6 +163,42 @@ class MemoryModel:
         return FIRST_EXPONENT
 
 
+def step_bytes(trials: Iterable[Trial]) -> Callable[[Trial], int | None]:
+    """What the steps of each of these trials need, all in one kind of number.
+
+    Replays count fragmentation, peaks do not. Where some trials were replayed, the peaks of others
+    are raised by as much, above what is in use between steps, as at the nearest size replayed: a
+    peak beside needs would bend the curve.
+
+    Args:
+        trials: All there are.
+
+    Returns:
+        For one of them its bytes; None where it was not measured.
+    """
+    replayed = [t for t in _measured(trials) if t.needed_bytes is not None]
+
+    def of(trial: Trial) -> int | None:
+        peak = trial.step_bytes
+        if peak is None or not replayed or trial.needed_bytes is not None:
+            return peak
+        nearest = min(replayed, key=lambda t: abs(math.log(t.batch_size / trial.batch_size)))
+        resident = nearest.resident_bytes or 0
+        assert nearest.peak_bytes is not None
+        assert nearest.needed_bytes is not None
+        active = max(1, nearest.peak_bytes - resident)
+        ratio = max(1.0, (nearest.needed_bytes - resident) / active)
+        return peak + int((ratio - 1) * max(0, peak - resident))
+
+    return of
+
+
+def _measured(trials: Iterable[Trial]) -> list[Trial]:
+    """Search trials with a peak."""
+    fitted = (t for t in trials if not t.proof and t.outcome is Outcome.FITS)
+    return [t for t in fitted if t.peak_bytes is not None]
+
+
 def fit(trials: Iterable[Trial]) -> MemoryModel | None:
     """The model of these trials; None while no search trial has been measured.
 
@@ -172,11 +208,12 @@ def fit(trials: Iterable[Trial]) -> MemoryModel | None:
     """
     measured: dict[int, Point] = {}
     resident = None
+    trials = _measured(trials)
+    needed = step_bytes(trials)
     for trial in trials:
-        if trial.proof or trial.outcome is not Outcome.FITS or trial.peak_bytes is None:
-            continue
+        assert trial.peak_bytes is not None
         steady = trial.step_peak_bytes[1:] or trial.step_peak_bytes or (trial.peak_bytes,)
-        required = trial.step_bytes or trial.peak_bytes
+        required = needed(trial) or trial.peak_bytes
         point = Point(trial.batch_size, required, min(min(steady), required))
         known = measured.get(trial.batch_size)
         if known is not None:

@@ -74,8 +74,9 @@ def _stopped_by(first: Trial, search: Search, size: int, bounds: Bounds) -> Limi
     """The limit that the smallest size too large was."""
     kind = LIMIT_OF.get(first.outcome, LimitKind.MEMORY)
     what = "its proof" if first.proof else "it"
-    if first.outcome is Outcome.FITS and first.required_bytes is not None:
-        why = f"{what} needs {format_bytes(first.required_bytes)} of {_of_which(search, bounds)}"
+    required = search.required_bytes(first)
+    if first.outcome is Outcome.FITS and required is not None:
+        why = f"{what} needs {format_bytes(required)} of {_of_which(search, bounds)}"
     else:
         why = f"{what} ended {first.outcome.replace('_', ' ')} ({first.why})"
     others = [t for t in search.trials if t.batch_size != size]

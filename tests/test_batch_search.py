@@ -730,3 +730,27 @@ def test_where_memory_must_not_run_out_every_size_is_traced_once_two_are_known()
     )
     assert not Search(plan, fitted).is_near(16)
     assert Search(replace(plan, careful=True), fitted).is_near(16)
+
+
+@pytest.mark.parametrize("small", [[(2, 54, None), (16, 64, None)], [(2, 54, None)]])
+def test_a_size_that_was_not_replayed_no_longer_fits_where_its_neighbours_need_more(
+    small: list[tuple[int, int, int | None]],
+) -> None:
+    plan = Plan(space=SizeSpace(), budget_bytes=1024 * MIB, limit_bytes=2048 * MIB)
+    tried = tuple(
+        Trial(
+            batch_size=size,
+            outcome=FITS,
+            peak_bytes=peak * MIB,
+            step_peak_bytes=(peak * MIB,) * 3,
+            resident_bytes=25 * MIB,
+            needed_bytes=None if need is None else need * MIB,
+        )
+        for size, peak, need in [*small, (512, 761, None), (674, 975, 1320)]
+    )
+    assert Search(plan, tried[:-1]).fits == 512
+    found = Search(plan, tried)
+    assert (found.fits, found.fails) == (small[-1][0], 512)
+    action = found.next()
+    assert isinstance(action, Try)  # between the two, where the model sees the edge
+    assert 440 < action.batch_size < 500
