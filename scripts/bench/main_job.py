@@ -56,10 +56,11 @@ def probe(configuration: Configuration) -> dict:
     if code != 0:
         return row | {"error": answer["error"]["message"]}
     outcomes = [trial["outcome"] for trial in answer["trials"]]
-    floor, _ = proof_alone(configuration, answer["batch_size"])
+    floor, floor_outcome = proof_alone(configuration, answer["batch_size"])
     return row | {
         "batch_size": answer["batch_size"],
         "floor_seconds": round(floor, 2),
+        "floor_outcome": floor_outcome,
         "trials": len(outcomes),
         "sizes": [trial["batch_size"] for trial in answer["trials"]],
         "out_of_memory": outcomes.count("out_of_memory"),
@@ -123,8 +124,10 @@ def table() -> None:
         best = safe_maximum(name)
         tight = f"{min(sizes) / best:.0%} to {max(sizes) / best:.0%}" if best else "?"
         runs = [code for size in set(sizes) for code in recorded(name)[size]]
-        costs = [row["seconds"] / row["floor_seconds"] for row in good]
-        ratios.append(statistics.median(costs))
+        # One that died, as an answer's proof may, took 10 s more: it is no floor.
+        floors = [row for row in good if row.get("floor_outcome", "fits") == "fits"]
+        costs = [row["seconds"] / row["floor_seconds"] for row in floors]
+        ratios += [statistics.median(costs)] if costs else []
         print(
             f"| {name} | {', '.join(map(str, sizes))} | {best or '?'} | {tight} "
             f"| {sum(map(bool, runs))} of {len(runs)} "
