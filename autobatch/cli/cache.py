@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from autobatch.cli.output import answer, fail, write
+from autobatch.cli.output import answer, failing, write
 
 if TYPE_CHECKING:
     from autobatch.result_cache import Entry
@@ -26,14 +26,10 @@ def cache() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print them as JSON.  [default: as text]")
 def list_(as_json: bool) -> None:
     """List the answers that are kept, the oldest first."""
-    from autobatch.errors import AutobatchError
-
-    try:
+    with failing(as_json=as_json):
         from autobatch.result_cache import open_cache
 
         found, damaged = open_cache().entries()
-    except AutobatchError as error:
-        fail(error, as_json=as_json)
     for problem in damaged:
         write(sys.stderr, f"Warning: {_plain(problem.message)}")
     if as_json:
@@ -50,15 +46,11 @@ def list_(as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print how many as JSON.  [default: as text]")
 def clear(as_json: bool) -> None:
     """Forget all answers, and the journals of probes that were stopped."""
-    from autobatch.errors import AutobatchError
-
-    try:
+    with failing(as_json=as_json):
         from autobatch.keeping import clear_journals
         from autobatch.result_cache import open_cache
 
         results, journals = open_cache().clear(), clear_journals()
-    except AutobatchError as error:
-        fail(error, as_json=as_json)
     if as_json:
         answer(f'{{"results": {results}, "journals": {journals}}}')
         return

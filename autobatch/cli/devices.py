@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from autobatch.cli.output import answer, fail, look, write
+from autobatch.cli.output import answer, failing, look, write
 
 
 @click.command()
@@ -28,13 +28,10 @@ def devices(as_json: bool, verbose: bool) -> None:
     autobatch devices
     autobatch devices --json
     """
-    from autobatch import survey
-    from autobatch.errors import AutobatchError
+    with failing(as_json=as_json, verbose=verbose):
+        from autobatch import survey
 
-    try:
         found, log = survey.survey()
-    except AutobatchError as error:
-        fail(error, as_json=as_json, verbose=verbose)
     if verbose and log:
         write(sys.stderr, log)
     if as_json:

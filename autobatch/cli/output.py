@@ -83,7 +83,9 @@ def fail(
 
 
 @contextlib.contextmanager
-def failing(*, as_json: bool, verbose: bool, output: str | None) -> Iterator[None]:
+def failing(
+    *, as_json: bool = False, verbose: bool = False, output: str | None = None
+) -> Iterator[None]:
     """Whatever goes wrong inside is said, and the command ends with the error's own status."""
     from autobatch.errors import AutobatchError
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from autobatch.cli.options import given, probe_options
-from autobatch.cli.output import fail, write
+from autobatch.cli.output import failing, write
 from autobatch.cli.watching import ended_by_signals, watching
 
 if TYPE_CHECKING:
@@ -66,20 +66,19 @@ def run(
     autobatch run train.py --memory-limit 6GiB -- --epochs 10
     autobatch run train.py --dry-run
     """
-    from autobatch.errors import AutobatchError
-
     quiet = quiet or not (verbose or sys.stderr.isatty())
-    try:
-        with watching(quiet, verbose, log_file) as observer, ended_by_signals():
-            from autobatch.options import ProbeOptions
-            from autobatch.run_plan import RunPlan, found, require_script
-            from autobatch.run_probe import find
+    with (
+        failing(verbose=verbose),
+        watching(quiet, verbose, log_file) as observer,
+        ended_by_signals(),
+    ):
+        from autobatch.options import ProbeOptions
+        from autobatch.run_plan import RunPlan, found, require_script
+        from autobatch.run_probe import find
 
-            require_script(script)
-            checked = ProbeOptions.checked(**given(options))
-            result = find(script, arguments, checked, observer=observer)
-    except AutobatchError as error:
-        fail(error, as_json=False, verbose=verbose)
+        require_script(script)
+        checked = ProbeOptions.checked(**given(options))
+        result = find(script, arguments, checked, observer=observer)
     if dry_run:
         write(sys.stderr, _would(result, batch_size_only))
         return

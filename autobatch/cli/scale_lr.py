@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from autobatch.cli.output import answer, fail, write
+from autobatch.cli.output import answer, failing, write
 
 if TYPE_CHECKING:
     from autobatch.records import LearningRate
@@ -35,21 +35,17 @@ def scale_lr(
     \b
     autobatch scale-lr --base-lr 0.05 --base-batch-size 16 --batch-size 96 --optimizer SGD
     """
-    from autobatch.errors import AutobatchError
-    from autobatch.learning_rate import scale_learning_rate
-    from autobatch.records import OptimizerInfo
+    with failing(as_json=as_json):
+        from autobatch.learning_rate import scale_learning_rate
+        from autobatch.records import OptimizerInfo
 
-    try:
         scaled = scale_learning_rate(
             OptimizerInfo(class_name=optimizer, learning_rate=base_lr),
             base_batch_size=base_batch_size,
             batch_size=batch_size,
             rule=lr_rule,
         )
-    except AutobatchError as error:
-        fail(error, as_json=as_json, verbose=False)
-    else:
-        _print_scaled(scaled, as_json=as_json)
+    _print_scaled(scaled, as_json=as_json)
 
 
 def _print_scaled(scaled: LearningRate, *, as_json: bool) -> None:
