@@ -23,6 +23,7 @@ SEASONED_MARGIN = 0.15  # after more
 # of what batches need must have been added since half that size for it to tell of the rest.
 CAREFUL_JUMP = 2.0
 STANDS_OUT = 0.2
+FROM_ONE = 4.0  # samples to try at most after a single one
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +108,8 @@ class MemoryModel:
         active = max(1, last.peak_bytes - self.resident_bytes)
         size = last.batch_size * math.sqrt(1 + room / active)
         size = max(size, (size + min(CAREFUL_JUMP * last.batch_size, self._bent(room, active))) / 2)
-        if last.batch_size == 1 and active <= room:
-            size = max(size, 2.0)
+        if last.batch_size == 1:
+            size = max(size, min(FROM_ONE, 1 + room / active))
         slope = self._steepest
         for place, point in enumerate(reversed(self.points)):
             near = 4 * point.batch_size >= 3 * last.batch_size
