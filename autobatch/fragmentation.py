@@ -9,6 +9,7 @@ one step do, replayed under the limit in question, step after step, in orders th
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -271,16 +272,16 @@ def _merged(allocations: Sequence[Allocation], finest: int) -> list[Allocation]:
     stretch = max(1, last // STRETCHES)
     kept: list[Allocation] = []
     groups: dict[tuple[int | None, int | None], list[Allocation]] = {}
-    sums: dict[tuple[int | None, int | None], int] = {}
+    sums: Counter[tuple[int | None, int | None]] = Counter()  # bytes of each group
 
-    def close(group: list[Allocation], total: int) -> None:
+    def close(group: list[Allocation]) -> None:
         starts = sorted(a.start for a in group if a.start is not None)
         ends = sorted(a.end for a in group if a.end is not None)
         start = starts[len(starts) // 2] if starts else None
         end = ends[len(ends) // 2] if ends else None
         if start is not None and end is not None:
             end = max(end, start + 1)
-        kept.append(Allocation(total, start, end))
+        kept.append(Allocation(sum(a.requested_bytes for a in group), start, end))
 
     for each in allocations:
         brief = each.start is not None and each.end is not None and each.end - each.start <= BRIEF
@@ -292,9 +293,10 @@ def _merged(allocations: Sequence[Allocation], finest: int) -> list[Allocation]:
                 None if each.end is None else each.end // stretch,
             )
             groups.setdefault(key, []).append(each)
-            sums[key] = sums.get(key, 0) + each.requested_bytes
+            sums[key] += each.requested_bytes
             if sums[key] >= 2 * finest:
-                close(groups.pop(key), sums.pop(key))
-    for key, group in groups.items():
-        close(group, sums[key])
+                close(groups.pop(key))
+                del sums[key]
+    for group in groups.values():
+        close(group)
     return kept

@@ -244,11 +244,7 @@ def relative_spread(trials: Iterable[Trial], resident_bytes: int) -> float:
 
     The largest over the trials at sizes near the largest; 0.0 where no trial had steady steps.
     """
-    measured = [
-        t
-        for t in trials
-        if not t.proof and t.outcome is Outcome.FITS and len(t.step_peak_bytes) > 2
-    ]
+    measured = [t for t in _measured(trials) if len(t.step_peak_bytes) > 2]
     largest = max((t.batch_size for t in measured), default=0)
     spreads = [0.0]
     for trial in measured:
