@@ -117,22 +117,36 @@ class Search:
     @cached_property
     def headroom_bytes(self) -> int:
         """Bytes of the budget to be kept free of the peak."""
-        budget = self.plan.budget_bytes
-        if budget is None:
-            return 0
-        model = self.model
-        asked = self.plan.headroom_bytes
-        if asked is None and self.plan.careful:  # what stays from step to step does not scatter
-            resident = model.resident_bytes if model is not None else 0
-            asked = int(max(REPLAYED_HEADROOM * budget, CAREFUL_HEADROOM * (budget - resident)))
-        if any(t.needed_bytes is not None for t in self.trials):
-            return asked if asked is not None else int(REPLAYED_HEADROOM * budget)
-        least = asked if asked is not None else int(LEAST_HEADROOM * budget)
-        if model is None:
+        budget, model, least = self.plan.budget_bytes, self.model, self._least_headroom_bytes
+        if budget is None or model is None or self._replayed:
             return least
         spread = memory_model.relative_spread(self.trials, model.resident_bytes)
         scatter = spread * max(0, budget - model.resident_bytes)
         return max(least, int(min(scatter, MOST_HEADROOM * budget)))
+
+    @cached_property
+    def _replayed(self) -> bool:
+        """Fragmentation was counted: the headroom does not change any more."""
+        return any(t.needed_bytes is not None for t in self.trials)
+
+    @cached_property
+    def _least_headroom_bytes(self) -> int:
+        """What is kept free whatever the peaks' spread."""
+        budget, model = self.plan.budget_bytes, self.model
+        if budget is None:
+            return 0
+        if self.plan.headroom_bytes is not None:
+            return self.plan.headroom_bytes
+        if self.plan.careful:  # what stays from step to step does not scatter
+            resident = model.resident_bytes if model is not None else 0
+            return int(max(REPLAYED_HEADROOM * budget, CAREFUL_HEADROOM * (budget - resident)))
+        return int((REPLAYED_HEADROOM if self._replayed else LEAST_HEADROOM) * budget)
+
+    @property
+    def enough_bytes(self) -> int:
+        """A trial that needs more does not fit, whatever the headroom will be once it has ended."""
+        assert self.plan.budget_bytes is not None
+        return self.plan.budget_bytes - self._least_headroom_bytes
 
     @cached_property
     def target_bytes(self) -> float:

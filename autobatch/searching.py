@@ -244,7 +244,7 @@ class Searching:
             batch_size,
             steps=steps,
             trace=near or self._tight,
-            enough_bytes=int(self.search.target_bytes),  # what exceeds it does not fit
+            enough_bytes=self.search.enough_bytes,
         )
         self._check_device()
         return msgspec.structs.replace(trial, tight=self._tight)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
+import msgspec
 import pytest
 from fake_device import MIB, Ending, Scenario, Thresholds
 from hypothesis import HealthCheck, example, given, settings
@@ -754,3 +755,22 @@ def test_a_size_that_was_not_replayed_no_longer_fits_where_its_neighbours_need_m
     action = found.next()
     assert isinstance(action, Try)  # between the two, where the model sees the edge
     assert 440 < action.batch_size < 500
+
+
+def test_no_trial_is_cut_short_that_might_yet_fit() -> None:
+    """Once a trial was replayed, what is to stay free is known; before, the least of it counts."""
+    plan = Plan(space=SizeSpace(), budget_bytes=1000 * MIB, limit_bytes=2000 * MIB)
+    scattered = Trial(
+        batch_size=8,
+        outcome=FITS,
+        peak_bytes=800 * MIB,
+        step_peak_bytes=(800 * MIB, 700 * MIB, 800 * MIB),
+        resident_bytes=0,
+    )
+    found = Search(plan, (scattered,))
+    assert found.headroom_bytes == MOST_HEADROOM * 1000 * MIB
+    assert found.enough_bytes == (1 - LEAST_HEADROOM) * 1000 * MIB
+    replayed = found.add(msgspec.structs.replace(scattered, batch_size=9, needed_bytes=900 * MIB))
+    assert replayed.enough_bytes == replayed.target_bytes == 950 * MIB
+    asked = replace(plan, headroom_bytes=10 * MIB)
+    assert Search(asked, (scattered,)).enough_bytes == 990 * MIB

@@ -53,7 +53,8 @@ def test_the_cifar_example_is_searched_and_proven_within_its_budget() -> None:
     for trial in trials:
         steps = len(trial["step_peak_bytes"])
         if trial["needed_bytes"] and not trial["proof"]:  # near the edge, more steps are replayed
-            assert steps == 6 or trial["needed_bytes"] > 256 * MIB or steps == 4, trial
+            too_large = trial["needed_bytes"] > 256 * MIB - answer["headroom_bytes"]
+            assert steps == 6 or too_large or steps == 4, trial
     assert answer["learning_rate_rule"] == "sqrt"
     assert answer["learning_rate"] == pytest.approx(0.001 * (answer["batch_size"] / 32) ** 0.5)
     assert answer["steps_per_epoch"] == -(-4096 // answer["batch_size"])
