@@ -22,12 +22,15 @@ from autobatch.sizes import SizeSpace
 # Kept free of the budget by default: the first where fragmentation was counted, by replays that
 # scatter by as much; elsewhere what the peaks' measured spread asks for, between the other two
 # (measured: scripts/bench/main_job.py).
-REPLAYED_HEADROOM = 0.05
+REPLAYED_HEADROOM = 0.045
 LEAST_HEADROOM = 0.025
 MOST_HEADROOM = 0.06
 # Of the budget without what is in use between steps, where trials share the process that is to
 # train, and its full pool.
 CAREFUL_HEADROOM = 0.13
+# A proof begins with a size this much larger: where training dies now and then, it dies more often
+# there. Not more than the headroom, or proofs fail where replays are exact.
+MARGIN = 0.035
 # A failed proof lowers the next one's size by this share, twice that after the next, and so on.
 STEP_DOWN = 0.05
 PROOFS = 2  # trials of the allowance that are kept for proofs: one, and one more if that fails
@@ -237,6 +240,25 @@ class Search:
         """The largest safe size as the memory model sees it now."""
         model = self.model
         return None if model is None else self._at_most(model.largest_within(self.target_bytes))
+
+    def beyond(self, size: int) -> int | None:
+        """A size a little larger, for the proof of `size` to begin with; None where there is none.
+
+        That is where memory must not run out, where the user has said what is to be kept free, and
+        where such a size is not allowed, or was seen to die or to need more than the budget.
+        """
+        budget = self.plan.budget_bytes
+        if self.plan.careful or self.plan.headroom_bytes is not None or budget is None:
+            return None
+        tried = [t for t in self.trials if t.batch_size > size and not t.proof]
+        bad = [
+            t.batch_size
+            for t in tried
+            if t.outcome is not Outcome.FITS or (self.required_bytes(t) or 0) > budget
+        ]
+        most = min([size + int(MARGIN * size), *(each - 1 for each in bad)])
+        larger = self._at_most(most)
+        return larger if larger is not None and larger > size else None
 
     # -- what to do next ---------------------------------------------------------------------
 

@@ -138,11 +138,12 @@ class Crew:
         return ending.trial
 
     def prove(
-        self, batch_size: int, *, budget_bytes: int | None = None
+        self, batch_size: int, *, budget_bytes: int, beyond: int | None
     ) -> tuple[Trial, protocol.TrialDone | None]:
         """Run a proof, in a process that has run nothing before, under the real limit.
 
-        With `budget_bytes` its steps are replayed, too: whether it went through by luck.
+        Its steps are replayed, too: whether it went through by luck. For the same reason the
+        process first trains at the size `beyond`, if there is one, which is a little larger.
         """
         ending = self._prove(
             protocol.RunTrial(
@@ -150,9 +151,10 @@ class Crew:
                 steps=self._options.proof_steps,
                 validation=self._options.validation,
                 proof=True,
-                trace=budget_bytes is not None,
+                trace=True,
                 enough_bytes=budget_bytes,
-            )
+            ),
+            beyond,
         )
         done = ending.answer
         return ending.trial, done if isinstance(done, protocol.TrialDone) else None
@@ -169,21 +171,54 @@ class Crew:
             )
         )
 
-    def _prove(self, request: protocol.RunTrial) -> Ending:
+    def _prove(self, request: protocol.RunTrial, beyond: int | None = None) -> Ending:
         self._bury_searcher()  # its memory is wanted, and there is no way back to it
         worker, self._standby = self._standby or self._start(PROOF), None
         try:
             worker = self._loaded(worker)
             self.proving = worker.loaded
+            ending = self._run_proof(worker, request, beyond)
+            if ending is None:  # the user's own code refuses the larger size: a new process
+                worker.bury()
+                worker = self._loaded(self._start(PROOF))
+                ending = self._within(self._run(worker, request))
         except LoadingFailed as failure:
             if failure.outcome not in endings.MEMORY:
                 raise endings.only_once(failure.error) from None
             ending = Ending(endings.not_loaded(request, failure), None, reusable=False)
-        else:
-            ending = self._run(worker, request)
         worker.bury()
-        budget = self.device.budget_bytes
-        return ending if budget is None else _within(budget, ending)
+        return ending
+
+    def _run_proof(
+        self, worker: Conversation, request: protocol.RunTrial, beyond: int | None
+    ) -> Ending | None:
+        """Train at the size to be proven, after one a little larger where there is one.
+
+        Whether memory is laid out well is settled when a process begins to train: so the larger one
+        comes first. None where it failed for a reason of the user's own, which tells nothing.
+        """
+        if beyond is None:
+            return self._within(self._run(worker, request))
+        larger = protocol.RunTrial(batch_size=beyond, steps=request.steps)
+        ending = self._within(self._run(worker, larger))
+        if ending.trial.outcome is Outcome.FAILED:
+            return None
+        if ending.trial.outcome is Outcome.FITS:
+            ending = self._within(self._run(worker, request))
+            trial = msgspec.structs.replace(ending.trial, beyond_batch_size=beyond)
+            return replace(ending, trial=trial)
+        more = f"{beyond / request.batch_size - 1:.0%} more, batch size {beyond}"
+        trial = msgspec.structs.replace(
+            ending.trial,
+            batch_size=request.batch_size,
+            peak_bytes=None,
+            step_peak_bytes=(),
+            step_seconds=(),
+            proof=True,
+            beyond_batch_size=beyond,
+            why=f"with {more}, training did not go through: {ending.trial.why}",
+        )
+        return replace(ending, trial=trial)
 
     def bury_all(self) -> None:
         """End every worker."""
@@ -271,6 +306,19 @@ class Crew:
             self._prepare(standby, PROOF)
         return standby
 
+    def _within(self, ending: Ending) -> Ending:
+        """The proof's ending, if it kept to the budget: not every allocator enforces one."""
+        budget, trial = self.device.budget_bytes, ending.trial
+        most = max(trial.peak_bytes or 0, trial.other_peak_bytes or 0)
+        if budget is None or trial.outcome is not Outcome.FITS or most <= budget:
+            return ending
+        why = (
+            f"it used {format_bytes(most)} of {format_bytes(budget)}, a limit that this "
+            "allocator does not keep"
+        )
+        trial = msgspec.structs.replace(trial, outcome=Outcome.OUT_OF_MEMORY, why=why)
+        return replace(ending, trial=trial, answer=None)
+
     def _run(self, worker: Conversation, request: protocol.RunTrial) -> Ending:
         limit = self._options.timeout * max(1, len({length for _, length in request.shapes}))
         ending = worker.run(request, limit, passed=self._passed)
@@ -280,17 +328,3 @@ class Crew:
         else:
             self.failed = ending.answer or self.failed
         return ending
-
-
-def _within(budget_bytes: int, ending: Ending) -> Ending:
-    """The proof's ending, if it kept to the budget: not every allocator enforces one."""
-    trial = ending.trial
-    most = max(trial.peak_bytes or 0, trial.other_peak_bytes or 0)
-    if trial.outcome is not Outcome.FITS or most <= budget_bytes:
-        return ending
-    why = (
-        f"it used {format_bytes(most)} of {format_bytes(budget_bytes)}, a limit that this "
-        "allocator does not keep"
-    )
-    trial = msgspec.structs.replace(trial, outcome=Outcome.OUT_OF_MEMORY, why=why)
-    return replace(ending, trial=trial, answer=None)

@@ -85,6 +85,8 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
         why: The evidence for an outcome other than `fits`, in one line.
         phase: What the worker was doing when it ended otherwise than well.
         proof: It ran in a fresh process under the real limit.
+        beyond_batch_size: A size a little larger that a proof's process trained at before. Where it
+            did not go through, the outcome is of that. None where there was none.
     """
 
     batch_size: int
@@ -101,6 +103,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     phase: str | None = None
     proof: bool = False
     sequence_length: int | None = None
+    beyond_batch_size: int | None = None
 
     @property
     def step_bytes(self) -> int | None:
@@ -185,6 +188,8 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
         validation_steps: Validation steps; 0 where validation was off.
         last_batch_size: Samples in the smaller last batch that it ran; None where there was none.
         peak_bytes: Most bytes in use during each training step.
+        beyond_batch_size: A size larger by a margin, at which the same process trained as well,
+            and before; None where that was not tried.
     """
 
     kind: ProofKind
@@ -192,6 +197,7 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
     validation_steps: int = 0
     last_batch_size: int | None = None
     peak_bytes: tuple[int, ...] = ()
+    beyond_batch_size: int | None = None
 
 
 class OptimizerInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -59,9 +59,12 @@ class Trials(Protocol):
         ...
 
     def prove(
-        self, batch_size: int, *, budget_bytes: int
+        self, batch_size: int, *, budget_bytes: int, beyond: int | None
     ) -> tuple[Trial, protocol.TrialDone | None]:
-        """Run a proof, and say whether its steps, replayed, keep within the budget."""
+        """Run a proof, and say whether its steps, replayed, keep within the budget.
+
+        It begins with steps at the larger size `beyond`, if there is one.
+        """
         ...
 
 
@@ -251,7 +254,8 @@ class Searching:
 
     def _prove(self, runs: Trials, batch_size: int) -> Trial:
         self._observe(TrialStarted(batch_size, proof=True))
-        trial, done = runs.prove(batch_size, budget_bytes=self._budget)
+        beyond = self.search.beyond(batch_size)
+        trial, done = runs.prove(batch_size, budget_bytes=self._budget, beyond=beyond)
         self._check_device()
         self._check_proof(runs)
         if done is not None:
@@ -314,6 +318,7 @@ class Searching:
                 validation_steps=self._proof.validation_steps,
                 last_batch_size=self._proof.last_batch_size,
                 peak_bytes=proof.step_peak_bytes,
+                beyond_batch_size=proof.beyond_batch_size,
             ),
             trials=(*self._refuted, *search.trials),
             earlier_trials=self._earlier,

@@ -429,6 +429,45 @@ def test_nothing_fits(outcome: Outcome) -> None:
     assert device.sizes == [2, 1]
 
 
+# -- what a proof begins with --------------------------------------------------------------------
+
+
+def test_a_proof_begins_with_a_size_larger_by_the_margin_where_training_could_have_it() -> None:
+    plan = Plan(SizeSpace(), budget_bytes=1000 * MIB)
+    nothing = Search(plan)
+    assert [nothing.beyond(size) for size in (1, 28, 29, 200, 1000)] == [None, None, 30, 207, 1035]
+    bounds = {
+        "maximum": (SizeSpace(maximum=202), 202),
+        "answer is the maximum": (SizeSpace(maximum=200), None),
+        "multiples": (SizeSpace(multiple_of=5), 205),
+        "powers of two": (SizeSpace(power_of_two=True), None),
+        "fixed": (SizeSpace(minimum=200, maximum=200), None),
+    }
+    for name, (space, expected) in bounds.items():
+        assert Search(replace(plan, space=space)).beyond(200) == expected, name
+    for other in ({"careful": True}, {"headroom_bytes": 0}, {"budget_bytes": None}):
+        assert Search(replace(plan, **other)).beyond(200) is None, other
+
+
+@pytest.mark.parametrize(
+    ("trial", "expected"),
+    [
+        (Trial(batch_size=204, outcome=OOM), 203),
+        (Trial(batch_size=204, outcome=FAILED), 203),
+        (Trial(batch_size=201, outcome=Outcome.CRASHED), None),
+        (Trial(batch_size=204, outcome=FITS, peak_bytes=1001 * MIB), 203),
+        (Trial(batch_size=204, outcome=FITS, peak_bytes=999 * MIB), 207),  # in the headroom
+        (Trial(batch_size=204, outcome=OOM, proof=True), 207),  # may have been bad luck
+        (Trial(batch_size=199, outcome=OOM), 207),
+    ],
+)
+def test_what_was_seen_not_to_go_through_is_not_where_a_proof_begins(
+    trial: Trial, expected: int | None
+) -> None:
+    plan = Plan(SizeSpace(), budget_bytes=1000 * MIB)
+    assert Search(plan, (trial,)).beyond(200) == expected
+
+
 # -- proofs that fail ----------------------------------------------------------------------------
 
 
@@ -771,6 +810,6 @@ def test_no_trial_is_cut_short_that_might_yet_fit() -> None:
     assert found.headroom_bytes == MOST_HEADROOM * 1000 * MIB
     assert found.enough_bytes == (1 - LEAST_HEADROOM) * 1000 * MIB
     replayed = found.add(msgspec.structs.replace(scattered, batch_size=9, needed_bytes=900 * MIB))
-    assert replayed.enough_bytes == replayed.target_bytes == 950 * MIB
+    assert replayed.enough_bytes == replayed.target_bytes == 955 * MIB
     asked = replace(plan, headroom_bytes=10 * MIB)
     assert Search(asked, (scattered,)).enough_bytes == 990 * MIB

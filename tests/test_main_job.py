@@ -47,6 +47,9 @@ def test_the_cifar_example_is_searched_and_proven_within_its_budget() -> None:
     assert answer["proof"]["kind"] == "fresh_process"
     assert answer["proof"]["validation_steps"] >= 1
     assert answer["proof"]["last_batch_size"] == (4096 % answer["batch_size"] or None)
+    size, beyond = answer["batch_size"], answer["proof"]["beyond_batch_size"]
+    if not any(size < t["batch_size"] <= 1.035 * size for t in trials):
+        assert beyond == size + int(0.035 * size)  # where the proof began
     assert all(peak <= 256 * MIB for peak in proof["step_peak_bytes"])
     assert len(proof["step_peak_bytes"]) >= answer["proof"]["steps"] + 1
     assert sum(t["outcome"] == "out_of_memory" for t in trials) <= 1
@@ -72,7 +75,7 @@ def test_a_proof_that_went_through_by_luck_is_told() -> None:
             observer=ignore,
             deadline=time.monotonic() + 500,
         ) as crew:
-            trial, _ = crew.prove(64, budget_bytes=budget * MIB)
+            trial, _ = crew.prove(64, budget_bytes=budget * MIB, beyond=None)
         assert trial.outcome is outcome, trial.why
         assert trial.proof
     assert "another order" in (trial.why or "")

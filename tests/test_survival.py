@@ -20,8 +20,12 @@ import psutil
 import pytest
 
 import autobatch
+from autobatch import devices, targets
+from autobatch.crew import Crew
 from autobatch.events import Event, Notice, TrialEnded, TrialStarted
+from autobatch.options import ProbeOptions
 from autobatch.records import LimitKind, Outcome, ProbeResult, ProofKind
+from autobatch.units import MIB
 
 HERE = Path(__file__).resolve().parent
 SAMPLE = HERE / "samples" / "misbehaves.py"
@@ -130,6 +134,44 @@ WAYS = {
     "flaky": (CRASH, "batch size 37: its proof ended crashed (Killed by SIGKILL", {36}),
 }
 PROOFS = ("leak", "validation", "flaky")  # end in a proof; one size is enough below that
+
+
+@pytest.mark.parametrize(
+    ("way", "outcome", "beyond", "said", "workers"),
+    [
+        ("third step", Outcome.OUT_OF_MEMORY, 37, "with 3% more, batch size 37", 1),
+        ("kill", Outcome.CRASHED, 37, "with 3% more, batch size 37", 1),
+        ("ValueError", Outcome.FITS, None, "", 2),  # the user's own: it says nothing of memory
+        ("none", Outcome.FITS, 37, "", 1),
+    ],
+)
+def test_a_proof_begins_with_a_size_a_little_larger(
+    around: Surroundings,
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
+    outcome: Outcome,
+    beyond: int | None,
+    said: str,
+    workers: int,
+) -> None:
+    monkeypatch.setenv("MISBEHAVES", way)
+    options = ProbeOptions.checked(device="cpu", memory_limit="96MiB", proof_steps=4)
+    with Crew(
+        targets.resolve(f"{SAMPLE}:build_model"),
+        devices.choose(options),
+        options,
+        environment={},
+        observer=around,
+        deadline=time.monotonic() + LONG,
+    ) as crew:
+        trial, done = crew.prove(36, budget_bytes=96 * MIB, beyond=37)
+        assert len(crew.pids) == workers
+    assert (trial.batch_size, trial.outcome, trial.proof) == (36, outcome, True), trial.why
+    assert trial.beyond_batch_size == beyond
+    assert said in (trial.why or "")
+    passed = outcome is Outcome.FITS
+    assert (done is not None) == passed
+    assert (trial.peak_bytes is not None) == bool(trial.step_seconds) == passed  # of 36, not 37
 
 
 @pytest.mark.parametrize("way", WAYS)

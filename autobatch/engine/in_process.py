@@ -84,8 +84,11 @@ class InProcess:
         )
         return self._run(request)[0]
 
-    def prove(self, batch_size: int, *, budget_bytes: int) -> tuple[Trial, TrialDone | None]:
+    def prove(
+        self, batch_size: int, *, budget_bytes: int, beyond: int | None
+    ) -> tuple[Trial, TrialDone | None]:
         """Run a proof: in this process, since this is the one that will train."""
+        assert beyond is None, "memory must not run out here"
         request = RunTrial(
             batch_size=batch_size,
             steps=self._options.proof_steps,

@@ -217,7 +217,10 @@ def learning_rate_lines(rate: LearningRate, look: Look, *, named: bool) -> list[
 
 def _proof(result: ProbeResult) -> str:
     proof = result.proof
-    ran = [f"{proof.steps} {'step' if proof.steps == 1 else 'steps'} at {result.batch_size}"]
+    steps = f"{proof.steps} {'step' if proof.steps == 1 else 'steps'}"
+    ran = [f"{steps} at {result.batch_size}"]
+    if proof.beyond_batch_size is not None:
+        ran.insert(0, f"{steps} at {proof.beyond_batch_size}")
     if proof.validation_steps:
         plural = "" if proof.validation_steps == 1 else "s"
         ran.append(f"{proof.validation_steps} validation step{plural}")

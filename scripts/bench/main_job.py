@@ -25,6 +25,7 @@ from configurations import CONFIGURATIONS, REPEATS, ROWS, Configuration
 from safe_maximum import passes, recorded, safe_maximum
 
 from autobatch import devices, targets
+from autobatch.batch_search import MARGIN
 from autobatch.crew import Crew
 from autobatch.events import ignore
 from autobatch.options import ProbeOptions
@@ -82,7 +83,11 @@ def proof_alone(configuration: Configuration, batch_size: int) -> tuple[float, s
         observer=ignore,
         deadline=time.monotonic() + 1800,
     ) as crew:
-        trial, _ = crew.prove(batch_size)
+        trial, _ = crew.prove(
+            batch_size,
+            budget_bytes=configuration.limit_mib << 20,
+            beyond=batch_size + int(MARGIN * batch_size),
+        )
     if trial.outcome != "fits":
         print(f"the floor's own proof failed: {trial.why}", file=sys.stderr)
     return time.perf_counter() - started, trial.outcome
