@@ -250,11 +250,11 @@ class Search:
         budget = self.plan.budget_bytes
         if self.plan.careful or self.plan.headroom_bytes is not None or budget is None:
             return None
-        tried = [t for t in self.trials if t.batch_size > size and not t.proof]
         bad = [
             t.batch_size
-            for t in tried
-            if t.outcome is not Outcome.FITS or (self.required_bytes(t) or 0) > budget
+            for t in self.trials
+            if t.batch_size > size
+            and (t.outcome is not Outcome.FITS or (self.required_bytes(t) or 0) > budget)
         ]
         most = min([size + int(MARGIN * size), *(each - 1 for each in bad)])
         larger = self._at_most(most)

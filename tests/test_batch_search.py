@@ -457,7 +457,7 @@ def test_a_proof_begins_with_a_size_larger_by_the_margin_where_training_could_ha
         (Trial(batch_size=201, outcome=Outcome.CRASHED), None),
         (Trial(batch_size=204, outcome=FITS, peak_bytes=1001 * MIB), 203),
         (Trial(batch_size=204, outcome=FITS, peak_bytes=999 * MIB), 207),  # in the headroom
-        (Trial(batch_size=204, outcome=OOM, proof=True), 207),  # may have been bad luck
+        (Trial(batch_size=204, outcome=OOM, proof=True), 203),
         (Trial(batch_size=199, outcome=OOM), 207),
     ],
 )

@@ -142,7 +142,7 @@ PROOFS = ("leak", "validation", "flaky")  # end in a proof; one size is enough b
         ("third step", Outcome.OUT_OF_MEMORY, 37, "with 3% more, batch size 37", 1),
         ("kill", Outcome.CRASHED, 37, "with 3% more, batch size 37", 1),
         ("ValueError", Outcome.FITS, None, "", 2),  # the user's own: it says nothing of memory
-        ("none", Outcome.FITS, 37, "", 1),
+        ("validation", Outcome.FITS, 37, "", 1),  # which is not run with 37
     ],
 )
 def test_a_proof_begins_with_a_size_a_little_larger(
