@@ -206,7 +206,7 @@ def test_summary_says_where_it_was_proven(kind):
 def test_summary_says_with_what_the_proof_began():
     proof = Proof(kind=ProofKind.FRESH_PROCESS, steps=8, beyond_batch_size=49)
     text = summary(changed(proof=proof), width=100, color=False)
-    assert "passed in a fresh process: 8 steps at 49, 8 steps at 48\n" in text
+    assert "passed in a fresh process: 8 steps at 49 (2% more), 8 steps at 48\n" in text
 
 
 @pytest.mark.parametrize("outcome", [kind for kind in Outcome if kind is not Outcome.FITS])

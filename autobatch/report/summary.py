@@ -220,7 +220,8 @@ def _proof(result: ProbeResult) -> str:
     steps = f"{proof.steps} {'step' if proof.steps == 1 else 'steps'}"
     ran = [f"{steps} at {result.batch_size}"]
     if proof.beyond_batch_size is not None:
-        ran.insert(0, f"{steps} at {proof.beyond_batch_size}")
+        more = proof.beyond_batch_size / result.batch_size - 1
+        ran.insert(0, f"{steps} at {proof.beyond_batch_size} ({more:.0%} more)")
     if proof.validation_steps:
         plural = "" if proof.validation_steps == 1 else "s"
         ran.append(f"{proof.validation_steps} validation step{plural}")
