@@ -177,11 +177,19 @@ class Crew:
         try:
             worker = self._loaded(worker)
             self.proving = worker.loaded
-            ending = self._run_proof(worker, request, beyond)
-            if ending is None:  # the user's own code refuses the larger size: a new process
+            ahead = None if beyond is None else self._run_beyond(worker, request, beyond)
+            if ahead is not None and ahead.trial.outcome is Outcome.FAILED:
+                # The user's own code refuses the larger size, which tells nothing: a new process.
                 worker.bury()
-                worker = self._loaded(self._start(PROOF))
-                ending = self._within(self._run(worker, request))
+                worker = self._start(PROOF)
+                worker = self._loaded(worker)
+                beyond = ahead = None
+            if ahead is None or ahead.trial.outcome is Outcome.FITS:
+                ending = self._run_within(worker, request)
+            else:
+                ending = ahead
+            trial = msgspec.structs.replace(ending.trial, beyond_batch_size=beyond)
+            ending = replace(ending, trial=trial)
         except LoadingFailed as failure:
             if failure.outcome not in endings.MEMORY:
                 raise endings.only_once(failure.error) from None
@@ -189,24 +197,14 @@ class Crew:
         worker.bury()
         return ending
 
-    def _run_proof(
-        self, worker: Conversation, request: protocol.RunTrial, beyond: int | None
-    ) -> Ending | None:
-        """Train at the size to be proven, after one a little larger where there is one.
+    def _run_beyond(self, worker: Conversation, request: protocol.RunTrial, beyond: int) -> Ending:
+        """Train at a size a little larger than the one to be proven.
 
         Whether memory is laid out well is settled when a process begins to train: so the larger one
-        comes first. None where it failed for a reason of the user's own, which tells nothing.
+        comes first. Where it does not go through, the ending is that of the proof.
         """
-        if beyond is None:
-            return self._within(self._run(worker, request))
         larger = protocol.RunTrial(batch_size=beyond, steps=request.steps)
-        ending = self._within(self._run(worker, larger))
-        if ending.trial.outcome is Outcome.FAILED:
-            return None
-        if ending.trial.outcome is Outcome.FITS:
-            ending = self._within(self._run(worker, request))
-            trial = msgspec.structs.replace(ending.trial, beyond_batch_size=beyond)
-            return replace(ending, trial=trial)
+        ending = self._run_within(worker, larger)
         more = f"{beyond / request.batch_size - 1:.0%} more, batch size {beyond}"
         trial = msgspec.structs.replace(
             ending.trial,
@@ -215,7 +213,6 @@ class Crew:
             step_peak_bytes=(),
             step_seconds=(),
             proof=True,
-            beyond_batch_size=beyond,
             why=f"with {more}, training did not go through: {ending.trial.why}",
         )
         return replace(ending, trial=trial)
@@ -306,8 +303,9 @@ class Crew:
             self._prepare(standby, PROOF)
         return standby
 
-    def _within(self, ending: Ending) -> Ending:
-        """The proof's ending, if it kept to the budget: not every allocator enforces one."""
+    def _run_within(self, worker: Conversation, request: protocol.RunTrial) -> Ending:
+        """Run what must keep to the budget, whether or not the allocator enforces it."""
+        ending = self._run(worker, request)
         budget, trial = self.device.budget_bytes, ending.trial
         most = max(trial.peak_bytes or 0, trial.other_peak_bytes or 0)
         if budget is None or trial.outcome is not Outcome.FITS or most <= budget:

@@ -218,10 +218,11 @@ def learning_rate_lines(rate: LearningRate, look: Look, *, named: bool) -> list[
 def _proof(result: ProbeResult) -> str:
     proof = result.proof
     steps = f"{proof.steps} {'step' if proof.steps == 1 else 'steps'}"
-    ran = [f"{steps} at {result.batch_size}"]
+    ran = []
     if proof.beyond_batch_size is not None:
         more = proof.beyond_batch_size / result.batch_size - 1
-        ran.insert(0, f"{steps} at {proof.beyond_batch_size} ({more:.0%} more)")
+        ran.append(f"{steps} at {proof.beyond_batch_size} ({more:.0%} more)")
+    ran.append(f"{steps} at {result.batch_size}")
     if proof.validation_steps:
         plural = "" if proof.validation_steps == 1 else "s"
         ran.append(f"{proof.validation_steps} validation step{plural}")

@@ -25,10 +25,11 @@ from configurations import CONFIGURATIONS, REPEATS, ROWS, Configuration
 from safe_maximum import passes, recorded, safe_maximum
 
 from autobatch import devices, targets
-from autobatch.batch_search import MARGIN
+from autobatch.batch_search import Plan, Search
 from autobatch.crew import Crew
 from autobatch.events import ignore
 from autobatch.options import ProbeOptions
+from autobatch.sizes import SizeSpace
 
 SEARCHES = ROWS / "searches.jsonl"
 
@@ -83,11 +84,9 @@ def proof_alone(configuration: Configuration, batch_size: int) -> tuple[float, s
         observer=ignore,
         deadline=time.monotonic() + 1800,
     ) as crew:
-        trial, _ = crew.prove(
-            batch_size,
-            budget_bytes=configuration.limit_mib << 20,
-            beyond=batch_size + int(MARGIN * batch_size),
-        )
+        budget = configuration.limit_mib << 20
+        beyond = Search(Plan(SizeSpace(), budget_bytes=budget)).beyond(batch_size)
+        trial, _ = crew.prove(batch_size, budget_bytes=budget, beyond=beyond)
     if trial.outcome != "fits":
         print(f"the floor's own proof failed: {trial.why}", file=sys.stderr)
     return time.perf_counter() - started, trial.outcome
