@@ -1,9 +1,10 @@
-"""How many bytes training needs with fragmentation counted: steps replayed through the allocator.
+"""How many bytes training needs with fragmentation counted: its beginning, replayed.
 
 A training dies where no free chunk is long enough, which is before the bytes in use reach the
 limit: chunks lie scattered, a request gets a whole chunk of up to twice its size, and an allocator
 that grows never joins its regions. So the peak alone does not foretell deaths. The allocations of
-one step do, replayed under the limit in question, step after step, in orders that threads may take.
+its first steps do, from the first batch of data on, for that is where memory is laid out; replayed
+under the limit in question, in orders that threads may take.
 """
 
 from __future__ import annotations
@@ -17,33 +18,35 @@ from dataclasses import dataclass
 from autobatch.bfc import GRAIN, Chunk, OutOfMemory, Pool, rounded
 from autobatch.units import MIB
 
-STEPS = 8  # of one replay: layouts drift from step to step
-REPLAYS = 12  # a death in ten fresh trainings should show
+REPLAYS = 24  # a death in ten fresh trainings should show
 SPARE = 1  # of them may die: one order in many dozens of steps is an accident of the model's
-# How far threads move a step's events, as a share of them; and for how many events a request that
-# finds no chunk waits (kMaxMillisToWait, 10 s) while the operations that run beside it end, and
-# gets what they release. What is small counts for nothing there: a convolution over a large batch
-# takes hundreds of buffers for its shards. Fitted to the deaths of four models in five
-# configurations: their safe maxima need 96 to 102 % of the limit by replay.
-JITTER = 0.04
-WAIT = 20
-MOST_WAIT = 0.033  # of the events: a short step has little that runs beside
+# How far threads move an event, in events: what runs at once does not grow with the step, but where
+# a step has tens of thousands, as a loop makes them, they are those of operations that are short.
+# And for how many events a request that finds no chunk waits (kMaxMillisToWait, 10 s) while the
+# operations that run beside it end, and gets what they release. What is small counts for nothing
+# there: a convolution over a large batch takes hundreds of buffers for its shards. Fitted to the
+# deaths of four models, whose steps have from 1,300 to 44,000 events: their safe maxima need from
+# 93 to 99 % of the limit, but the transformer's, which needs 110 % where it still goes through.
+JITTER = 130
+MOST_JITTER, LEAST_JITTER = 0.1, 0.02  # of a step's events
+WAIT = 12
+MOST_WAIT = 0.06  # of a step's events: a short one has little that runs beside
 FINEST = 1024  # what is smaller than the peak over this is merged with its like: 0.1 % each,
 COARSEST = 128  # or, as long as there are more than
-MOST = 500  # allocations to replay, up to the peak over that
+MOST = 2_500  # allocations to replay, up to the peak over that
 BRIEF = 8  # events; a small allocation that lives no longer fits into any hole
-STRETCHES = 64  # of a step; small allocations that begin and end in the same ones are merged
+STRETCHES = 320  # of a trace; small allocations that begin and end in the same ones are merged
 RESOLUTION = 128  # the answer is exact to the least conceivable need over this: 0.8 %
 
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """One allocation of a step.
+    """One allocation of a trace.
 
     Attributes:
         requested_bytes: As asked for, before rounding.
-        start: Its place in the order of the step's events, or None if it was live before.
-        end: The place of its release in that order, or None if the step left it live.
+        start: Its place in the order of the trace's events, or None if it was live before.
+        end: The place of its release in that order, or None if it was live at the end.
     """
 
     requested_bytes: int
@@ -76,21 +79,25 @@ def needed_bytes(
     residents: Sequence[int] = (),
     grows: bool = True,
     at_least: int = 0,
+    steps: int = 1,
     spare: int = SPARE,
 ) -> int:
-    """The least limit under which the replays of the step survive, all but `spare`.
+    """The least limit under which the replays survive, all but `spare`.
 
     Args:
-        allocations: Of one step.
+        allocations: Of the first steps.
         resident_bytes: Bytes that stay in use besides them: weights, optimizer slots, data.
         residents: The sizes of those that are known, in the order of their allocation. Where a
             large tensor (a data set) is among them it matters: it shapes the regions.
         grows: See `Pool`.
         at_least: Bytes that are needed anyway. Where they do, they are the answer: to find that
             out takes a tenth of the time.
+        steps: How many they are the allocations of.
         spare: Replays that may die.
     """
-    replay = Replay(allocations, resident_bytes=resident_bytes, residents=residents, spare=spare)
+    replay = Replay(
+        allocations, resident_bytes=resident_bytes, residents=residents, steps=steps, spare=spare
+    )
     least = replay.least
     if not least:
         return at_least
@@ -110,12 +117,17 @@ def needed_bytes(
     return least + high * step
 
 
+_Event = tuple[float, int, bool]  # when, of which allocation, whether it begins
+
+
 class _NoHole(Exception):  # noqa: N818
     """Every byte is given out, and what is too small to be replayed finds no chunk."""
 
 
 class Replay:
-    """Steps of a training, ready to be replayed under any limit. The arguments: see `needed_bytes`.
+    """A training's beginning, ready to be replayed under any limit.
+
+    The arguments: see `needed_bytes`.
 
     Attributes:
         least: Bytes live at the peak, rounded as the allocator rounds: no limit below will do.
@@ -127,6 +139,7 @@ class Replay:
         *,
         resident_bytes: int = 0,
         residents: Sequence[int] = (),
+        steps: int = 1,
         spare: int = SPARE,
     ) -> None:
         self._spare = spare
@@ -137,113 +150,89 @@ class Replay:
         self._residents = [*_pieces(known), *_cut(unknown)]
         fineness = FINEST
         self._kept = _merged(whole, max(GRAIN, self.least // fineness))
-        every = len(self._in_order())
         while len(self._kept) > MOST and fineness > COARSEST:
             fineness //= 2
             self._kept = _merged(whole, max(GRAIN, self.least // fineness))
         self._small = len(self._kept) < len(whole)  # some were left out, and need a hole
-        self._numbers = list(range(REPLAYS))
-        self._events = self._in_order()
-        self._patience = round(len(self._events) * min(MOST_WAIT, WAIT / max(1, every)))
-        # What one step leaves live stands in for what the next one finds.
-        left = {i: a for i, a in enumerate(self._kept) if a.end is None}
-        self._heirs: dict[int, int] = {}
-        for found, each in enumerate(self._kept):
-            if each.start is None and each.end is not None:
-                heirs = [i for i, a in left.items() if a.requested_bytes == each.requested_bytes]
-                if heirs:
-                    self._heirs[found] = heirs[0]
-                    del left[heirs[0]]
+        last = max((max(a.start or 0, a.end or 0) for a in whole), default=0)
+        events = (last + 1) / steps
+        width = max(LEAST_JITTER * events, min(JITTER, MOST_JITTER * events))
+        self._orders = [_order(self._kept, number, width) for number in range(REPLAYS)]
+        self._wait = round(min(WAIT, MOST_WAIT * len(self._orders[0]) / steps))
 
     def survives(self, limit: int, *, grows: bool = True) -> bool:
         """Whether all replays but `spare` go through under `limit`."""
         deaths = 0
-        for number in tuple(self._numbers):
-            if not self._once(limit, grows, number):
-                self._numbers.remove(number)  # it dies most likely under the next limit, too
-                self._numbers.insert(0, number)
+        for place, order in enumerate(tuple(self._orders)):
+            if not self._goes_through(order, limit, grows):
+                # It dies most likely under the next limit, too.
+                self._orders.insert(0, self._orders.pop(place))
                 deaths += 1
                 if deaths > self._spare:
                     return False
         return True
 
-    def _once(self, limit: int, grows: bool, number: int) -> bool:
-        shuffle = random.Random(number)  # noqa: S311 - no secret
+    def _goes_through(self, events: list[_Event], limit: int, grows: bool) -> bool:
         pool = Pool(limit, grows=grows)
         live: dict[int, Chunk] = {}
-        sizes = [each.requested_bytes for each in self._kept]
-        found = [i for i, each in enumerate(self._kept) if each.start is None]
         try:
             for size in self._residents:
                 pool.allocate(size)
-            for i in found:
-                live[i] = pool.allocate(sizes[i])
-            for _ in range(STEPS):
-                self._step(pool, live, self._order(shuffle if number else None))
-                kept = {i: live.pop(heir) for i, heir in self._heirs.items()}
-                kept |= {i: live.pop(i) for i in found if i in live}
-                for chunk in live.values():
-                    pool.release(chunk)
-                live = kept
-                for i in found:
-                    if i not in live:
-                        live[i] = pool.allocate(sizes[i])
+            for i, each in enumerate(self._kept):
+                if each.start is None:
+                    live[i] = pool.allocate(each.requested_bytes)
+            for place, (_, i, begins) in enumerate(events):
+                if begins:
+                    live[i] = self._allocate(pool, live, events, place)
+                elif i in live:  # else a request that waited had it released
+                    pool.release(live.pop(i))
         except (OutOfMemory, _NoHole):
             return False
         return True
 
-    def _step(self, pool: Pool, live: dict[int, Chunk], events: list[tuple[int, bool]]) -> None:
-        for place, (i, begins) in enumerate(events):
-            if not begins:
-                if i in live:  # else a request that waited had it released
-                    pool.release(live.pop(i))
-                continue
-            size = self._kept[i].requested_bytes
-            soon = events[place + 1 : place + 1 + self._patience]
-            try:
-                live[i] = pool.allocate(size)
-                # A chunk given out whole may have been the last: what is too small to be replayed
-                # finds none then. (So dies an XLA program whose one large buffer took all.)
-                if (
-                    self._small
-                    and pool.full
-                    and all(begins or other not in live for other, begins in soon)
-                ):
-                    raise _NoHole
-            except OutOfMemory:
-                for other, starts in soon:
-                    if not starts and other in live:
-                        pool.release(live.pop(other))
-                        with suppress(OutOfMemory):
-                            live[i] = pool.allocate(size)
-                            break
-                else:
-                    raise
+    def _allocate(
+        self, pool: Pool, live: dict[int, Chunk], events: list[_Event], place: int
+    ) -> Chunk:
+        size = self._kept[events[place][1]].requested_bytes
+        try:
+            chunk = pool.allocate(size)
+        except OutOfMemory:
+            for other in self._soon_released(live, events, place):
+                pool.release(live.pop(other))
+                with suppress(OutOfMemory):
+                    return pool.allocate(size)
+            raise
+        # A chunk given out whole may have been the last: what is too small to be replayed
+        # finds none then. (So dies an XLA program whose one large buffer took all.)
+        if self._small and pool.full and not any(self._soon_released(live, events, place)):
+            raise _NoHole
+        return chunk
 
-    def _in_order(self) -> list[tuple[int, bool]]:
-        events: list[tuple[int, int, bool]] = []
-        for i, each in enumerate(self._kept):
-            events += [(each.start, i, True)] if each.start is not None else []
-            events += [(each.end, i, False)] if each.end is not None else []
-        return [(i, begins) for _, i, begins in sorted(events)]
+    def _soon_released(
+        self, live: dict[int, Chunk], events: list[_Event], place: int
+    ) -> Iterator[int]:
+        """What a request at this place sees released while it waits."""
+        for _, i, begins in events[place + 1 : place + 1 + self._wait]:
+            if not begins and i in live:
+                yield i
 
-    def _order(self, shuffle: random.Random | None) -> list[tuple[int, bool]]:
-        """The events of a step, each moved by up to `JITTER` of the step; a release stays behind
-        its allocation."""
-        if shuffle is None:
-            return self._events
-        width = max(1.0, JITTER * len(self._events))
-        begun: dict[int, float] = {}
-        events: list[tuple[float, int, bool]] = []
-        for place, (i, begins) in enumerate(self._events):
-            at = place + shuffle.random() * width
-            if begins:
-                begun[i] = at
-            elif at <= begun.get(i, -1.0):
-                at = begun[i] + 1e-6
-            events.append((at, i, begins))
-        events.sort()
-        return [(i, begins) for _, i, begins in events]
+
+def _order(kept: Sequence[Allocation], number: int, width: float) -> list[_Event]:
+    """The events, but for replay 0 each moved by up to `width`; a release stays behind its
+    allocation."""
+    shuffle = random.Random(number)  # noqa: S311 - no secret
+    if not number:
+        width = 0.0
+    events: list[_Event] = []
+    for i, each in enumerate(kept):
+        begun = -1.0
+        if each.start is not None:
+            begun = each.start + shuffle.random() * width
+            events.append((begun, i, True))
+        if each.end is not None:
+            events.append((max(each.end + shuffle.random() * width, begun + 1e-6), i, False))
+    events.sort()
+    return events
 
 
 def _cut(size: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Replays of a step through the model of the allocator."""
+"""Replays of a training's beginning through the model of the allocator."""
 
 import random
 
@@ -7,7 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autobatch.bfc import FIRST_REGION, GRAIN, OutOfMemory, Pool
-from autobatch.fragmentation import Allocation, Replay, needed_bytes, requested_peak
+from autobatch.fragmentation import (
+    JITTER,
+    MOST_JITTER,
+    WAIT,
+    Allocation,
+    Replay,
+    needed_bytes,
+    requested_peak,
+)
 from autobatch.units import MIB
 
 SLACK = 1 + 1 / 60  # of the search's resolution
@@ -182,3 +190,51 @@ def test_a_chunk_given_out_whole_leaves_nothing_for_the_smallest() -> None:
     assert not Replay([large, *small]).survives(limit, grows=False)
     assert Replay([large, *small]).survives(240 * MIB, grows=False)  # split off: 140 MiB
     assert needed_bytes([large, *small], grows=False) > 199 * MIB
+
+
+@pytest.mark.parametrize(
+    ("events", "steps", "apart", "change_places"),
+    [
+        (5_000, 1, JITTER // 4, True),
+        (5_000, 1, JITTER + 1, False),
+        (5_000, 40, JITTER // 4, False),  # short steps: at most a tenth of one
+        (1_000_000, 1, JITTER + 1, True),  # a loop's
+        (1_000_000, 200, JITTER + 1, False),
+    ],
+)
+def test_what_runs_at_once_may_change_places(
+    events: int, steps: int, apart: int, change_places: bool
+) -> None:
+    """One is released just before the other begins, or just after."""
+    assert MOST_JITTER * 5_000 / 40 < JITTER // 4
+    size, half = 64 * MIB, events // 2
+    trace = [
+        Allocation(size, 0, half),
+        Allocation(size, half + apart, events - 1),
+    ]
+    need = needed_bytes(trace, grows=False, steps=steps)
+    assert need >= 2 * size if change_places else need <= size * SLACK
+
+
+@pytest.mark.parametrize(("later", "waits"), [(WAIT // 4, True), (2 * WAIT, False)])
+def test_a_request_waits_for_what_is_released_soon(later: int, waits: bool) -> None:
+    """So long as a step has enough large allocations, as these that end one after the other."""
+    size, far, many = 64 * MIB, 10 * JITTER, 110
+    others = [Allocation(MIB // 4, k * far, (many + k) * far) for k in range(many)]
+    start = many * far + 1
+    trace = [
+        *others,
+        Allocation(size, start - 2, start + later * far),
+        Allocation(size, start, 2 * many * far),
+    ]
+    limit = size + size // 2 + many * MIB // 4
+    assert Replay(trace).survives(limit, grows=False) is waits
+    assert Replay(trace).survives(limit + size, grows=False)
+
+
+def test_the_beginning_counts_and_not_only_the_steps_alike() -> None:
+    """What stays from the first step on may lie in the middle of what later steps need whole."""
+    size, far = 64 * MIB, 10 * JITTER
+    steps = [Allocation(size, k * far, (k + 1) * far - 1) for k in range(1, 6)]
+    begun = [Allocation(size // 2, 0, far - 2), Allocation(size // 8, 1, None), *steps]
+    assert needed_bytes(begun, grows=False) > requested_peak(begun) + size // 4

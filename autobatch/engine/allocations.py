@@ -25,30 +25,23 @@ MOST_BYTES = 256 << 20  # of a trace's file; a longer one is not worth its time
 
 
 class AllocationTrace:
-    """Records the allocations between `start` and `stop`, around one training step.
+    """Records the allocations between `start` and `end`, and reads them.
 
     Args:
         device: TensorFlow's name of the device, `GPU:0` or `CPU:0`.
 
     Attributes:
-        allocations: What was recorded, in the order of its start; None where nothing was.
+        running: A recording has begun that has not ended.
     """
 
     def __init__(self, device: str) -> None:
         self._device = device
         self._folder: str | None = None
-        self.allocations: tuple[Allocation, ...] | None = None
-
-    @property
-    def running(self) -> bool:
-        """Whether a recording has begun that has not ended."""
-        return self._folder is not None
+        self.running = False
 
     def start(self) -> bool:
         """Begin to record; False where the profiler does not serve."""
-        self.allocations = None
-        if self._folder is not None:
-            return False
+        self.abandon()
         try:
             folder = tempfile.mkdtemp(prefix="autobatch-trace-")  # mode 0700
         except OSError:
@@ -61,22 +54,41 @@ class AllocationTrace:
         except Exception:  # noqa: BLE001 - busy (AlreadyExistsError), disabled, or changed
             shutil.rmtree(folder, ignore_errors=True)
             return False
-        self._folder = folder
+        self._folder, self.running = folder, True
         return True
 
-    def stop(self) -> tuple[Allocation, ...] | None:
-        """End the recording that `start` began, and read it. It leaves no file behind."""
-        folder, self._folder = self._folder, None
-        if folder is None:
-            return None
+    def end(self) -> None:
+        """End the recording."""
+        if not self.running:
+            return
+        self.running = False
         try:
             tf.profiler.experimental.stop()
-            self.allocations = _read(Path(folder), self._device)
-        except Exception:  # noqa: BLE001 - stopped by the user's code, a full disk, a new format
-            self.allocations = None
+        except Exception:  # noqa: BLE001 - stopped by the user's code, a full disk
+            self._remove()
+
+    def read(self) -> tuple[Allocation, ...] | None:
+        """What was recorded, in the order of its start; None where nothing was. It leaves no file
+        behind."""
+        self.end()
+        if self._folder is None:
+            return None
+        try:
+            return _read(Path(self._folder), self._device)
+        except Exception:  # noqa: BLE001 - a new format, no room
+            return None
         finally:
+            self._remove()
+
+    def abandon(self) -> None:
+        """End the recording, and read nothing."""
+        self.end()
+        self._remove()
+
+    def _remove(self) -> None:
+        folder, self._folder = self._folder, None
+        if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
-        return self.allocations
 
 
 def _read(folder: Path, device: str) -> tuple[Allocation, ...] | None:

@@ -1,87 +1,118 @@
-"""What a training step needs once fragmentation is counted: trace steps, replay each."""
+"""What training needs once fragmentation is counted: trace its first steps, replay them."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from autobatch import fragmentation
 from autobatch.engine.allocations import AllocationTrace
 from autobatch.engine.device_memory import DeviceMemory
+from autobatch.fragmentation import Allocation
 
-# Once so many allocations have been read, no further step is traced: one of tens of thousands, as a
-# recurrent layer makes them, takes a second to read, and what such steps need hardly scatters.
-MOST_READ = 30_000
+# Steps of a trace, the first included: that is where memory is laid out. Fewer where a step has so
+# many events that reading them would take seconds, as that of a recurrent layer has.
+MOST_STEPS = 5
+FIRST_STEPS = 3  # of a process's first trace, when that is not known
+LEAST_STEPS = 2
+MOST_READ = 70_000  # allocations
 
 
-class StepTrace:
-    """Traces steps of a training, each between `start` and `needed_bytes`.
+class TrialTrace:
+    """Traces the beginnings of trials, one after the other: `start`, so many times `step_ended`,
+    and then `needed_bytes`.
 
     Args:
         memory: The device's allocator.
-        data_bytes: Sizes of the tensors of data that lie on the device.
-        careful: Let no replay die, where else one may.
+
+    Attributes:
+        running: A trace has begun that has not ended.
+        steps: Those traced of the present trial.
     """
 
-    def __init__(
-        self, memory: DeviceMemory, data_bytes: tuple[int, ...], *, careful: bool = False
-    ) -> None:
-        self._memory, self._data_bytes = memory, data_bytes
-        self._spare = 0 if careful else fragmentation.SPARE
+    def __init__(self, memory: DeviceMemory) -> None:
+        self._memory = memory
         self._trace = AllocationTrace(memory.name)
+        self._steps = FIRST_STEPS
         self._in_use = 0
-        self._read = 0  # allocations so far, of all steps
-        self._unreadable = False
+        self._residents: Sequence[int] = ()
+        self.steps = 0
 
     @property
-    def is_spent(self) -> bool:
-        """No further step will be traced."""
-        return self._unreadable or self._read > MOST_READ
+    def running(self) -> bool:
+        return self._trace.running
 
-    def start(self) -> None:
-        """Begin, before the step, if one more trace is worth its time."""
-        if self.is_spent:
-            return
+    def start(self, model: Any, data_bytes: Sequence[int]) -> None:
+        """Begin, before `fit`.
+
+        Args:
+            model: What will be trained.
+            data_bytes: Sizes of the tensors of data that lie on the device.
+        """
+        self.steps = 0
         self._in_use = self._memory.bytes_in_use()
+        weights, slots = _variables(model)
+        data = data_bytes if sum(data_bytes) <= self._in_use else ()
+        self._residents = (*weights, *data, *slots)
         self._trace.start()
 
-    def abandon(self) -> None:
-        """End without an answer, where the step may have died: the next trial traces anew."""
-        self._trace.stop()
+    def step_ended(self) -> None:
+        """Count a step; after the last one wanted, the trace ends."""
+        if self._trace.running:
+            self.steps += 1
+            if self.steps >= self._steps:
+                self._trace.end()
 
-    def needed_bytes(self, model: Any, *, at_least: int) -> int | None:
-        """End, after a step of `model`, and replay it; None where it was not traced, or the
-        profiler does not serve."""
-        if not self._trace.running:
+    def abandon(self) -> None:
+        """End without an answer, where a step may have died: the next trial traces anew."""
+        self._trace.abandon()
+
+    def needed_bytes(self, *, at_least: int, careful: bool) -> int | None:
+        """Replay what was traced; None where nothing was, or the profiler does not serve.
+
+        Args:
+            at_least: Bytes that are needed anyway.
+            careful: Let no replay die, where else one may.
+        """
+        if not self.steps:
             return None
         with _no_garbage_collection():
-            return self._replayed(model, at_least)
+            traced = self._trace.read()
+            if not traced:
+                return None
+            self._steps = max(LEAST_STEPS, min(MOST_STEPS, MOST_READ * self.steps // len(traced)))
+            residents, unknown = self._resident(traced)
+            return fragmentation.needed_bytes(
+                traced,
+                resident_bytes=sum(residents) + unknown,
+                residents=residents,
+                grows=self._memory.grows,
+                at_least=at_least,
+                steps=self.steps,
+                spare=0 if careful else fragmentation.SPARE,
+            )
 
-    def _replayed(self, model: Any, at_least: int) -> int | None:
-        traced = self._trace.stop()
-        if traced is None:
-            self._unreadable = True
-            return None
-        self._read += len(traced)
-        # What the step found and gave back is in the trace: variables that are replaced and not
-        # updated in place, for one. The rest of what was there stays. A large tensor's chunk may
-        # be twice its size, so where there is data, sizes as asked for count and not those in use.
-        found = sum(each.requested_bytes for each in traced if each.start is None)
-        resident = max(0, self._in_use - found)
-        data = self._data_bytes if sum(self._data_bytes) <= resident else ()
-        if data:
-            kept = max(0, variable_bytes(model) - found)
-            resident = sum(data) + min(resident - sum(data), kept)
-        return fragmentation.needed_bytes(
-            traced,
-            resident_bytes=resident,
-            residents=data,
-            grows=self._memory.grows,
-            at_least=at_least,
-            spare=self._spare,
-        )
+    def _resident(self, traced: Sequence[Allocation]) -> tuple[tuple[int, ...], int]:
+        """Sizes of what stays in use, and bytes beside that of which no sizes are known.
+
+        What the steps found and gave back is in the trace: variables that are replaced and not
+        updated in place, for one.
+        """
+        found = Counter(each.requested_bytes for each in traced if each.start is None)
+        given_back = sum(size * number for size, number in found.items())
+        kept = []
+        for size in self._residents:
+            if found[size]:
+                found[size] -= 1
+            else:
+                kept.append(size)
+        unknown = max(0, self._in_use - given_back - sum(kept))
+        # A large tensor's chunk may be twice its size: what is in use beside is no more than that.
+        large = max(kept, default=0)
+        return tuple(kept), 0 if unknown < large else unknown
 
 
 @contextmanager
@@ -99,8 +130,19 @@ def _no_garbage_collection() -> Iterator[None]:
 
 def variable_bytes(model: Any) -> int:
     """Bytes of the model's variables and its optimizer's."""
-    variables = list(model.variables)
-    if getattr(model, "optimizer", None) is not None:
-        variables += model.optimizer.variables
-    unique = {id(variable): variable.value for variable in variables}
-    return sum(int(t.shape.num_elements() or 0) * t.dtype.size for t in unique.values())
+    weights, slots = _variables(model)
+    return sum(weights) + sum(slots)
+
+
+def _variables(model: Any) -> tuple[list[int], list[int]]:
+    """Bytes of each of the model's variables, and of each of its optimizer's, in their order."""
+    seen: set[int] = set()
+
+    def sizes(variables: Any) -> list[int]:
+        fresh = [each for each in variables if id(each) not in seen]
+        seen.update(map(id, fresh))
+        tensors = [each.value for each in fresh]
+        return [int(t.shape.num_elements() or 0) * t.dtype.size for t in tensors]
+
+    optimizer = getattr(model, "optimizer", None)
+    return sizes(model.variables), sizes(optimizer.variables if optimizer is not None else ())

@@ -9,6 +9,7 @@ import tensorflow as tf
 from autobatch.engine import failures, trial
 from autobatch.engine.device_memory import DeviceMemory
 from autobatch.engine.rebuilt import PARTS_DIFFER
+from autobatch.engine.replay import TrialTrace
 from autobatch.engine.training import Training
 from autobatch.protocol import Failed, RunTrial, TrialDone
 
@@ -41,6 +42,7 @@ class Runner:
         self._phase = "building"
         self._static = False
         self._traced = False
+        self._trace = TrialTrace(memory)
 
     def run(self, request: RunTrial) -> TrialDone | Failed:
         """Run one trial."""
@@ -52,6 +54,7 @@ class Runner:
             memory,
             self._on_stage,
             request,
+            self._trace,
             training.batches.held_bytes,
             keeps=training.keeps,
         )

@@ -14,22 +14,28 @@ from autobatch.engine import optimizers
 from autobatch.engine.device import is_bfc
 from autobatch.engine.device_memory import DeviceMemory
 from autobatch.engine.recovery import KeptSteps
-from autobatch.engine.replay import StepTrace
+from autobatch.engine.replay import TrialTrace
 from autobatch.engine.training import Training
 from autobatch.errors import ModelError
 from autobatch.protocol import RunTrial, TrialDone
 
 SECOND_EPOCH_STEPS = 2  # of a proof: after validation, training goes on in another memory layout
-# Steps are traced but for the first at a size, which may still set things up. What one step
-# needs scatters by several per cent, what the most demanding of five needs hardly does. Where that
-# is clearly less than asked for, or no further one will be traced, fewer tell enough.
-CLEARLY_LESS = 0.8
+# Steps of a search trial that tell enough where their peaks are clearly less than asked for.
+CLEARLY_LESS = 0.6
 ENOUGH_STEPS = 4
 _ENDLESS = 1 << 30  # epochs: the recorder ends the training, not their number
 
 
 class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
     """Watches steps and ends the training after `steps` of them.
+
+    Args:
+        memory: The device's allocator.
+        on_stage: Told what begins: the stage, and which step of how many.
+        request: The trial.
+        trace: Of the process, where this trial's beginning is to be replayed.
+        data_bytes: Sizes of the tensors of data that lie on the device.
+        keeps: As `Training.keeps`.
 
     Attributes:
         peaks: Most bytes in use during each step.
@@ -44,6 +50,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         memory: DeviceMemory,
         on_stage: Callable[[str, int, int], None],
         request: RunTrial,
+        trace: TrialTrace | None = None,
         data_bytes: tuple[int, ...] = (),
         *,
         keeps: bool = False,
@@ -54,11 +61,8 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         self._own_function: Any = None
         # The allocator that replays imitate is not the only one there is.
         traced = request.trace and (memory.name.startswith("CPU") or is_bfc())
-        self._trace = StepTrace(memory, data_bytes, careful=request.careful) if traced else None
-        # Of a proof, only what exceeds the budget is asked for.
-        self._least = (request.enough_bytes or 0) if request.proof else 0
-        self._needed = self._least
-        self._traced_peak = 0  # the most in use during a traced step
+        self._trace = trace if traced else None
+        self._data_bytes = data_bytes
         memory.reset_peak()  # what loading took is past
         self.peaks: list[int] = []
         self.seconds: list[float] = []
@@ -66,7 +70,6 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         self.validation_steps = 0
         self.not_a_number = False
         self._until = self._total = 0
-        self._settled = False  # the step is not the first at its size
         self._first = 0  # batch of the step that runs: with steps_per_execution it has several
         self._in_epoch = 0
         self._started = 0.0
@@ -74,7 +77,11 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
     def expect(self, steps: int, total: int) -> None:
         """Let the next `fit` run for `steps`, out of `total` in this trial."""
         self._until, self._total = len(self.peaks) + steps, total
-        self._settled = False
+
+    def begin(self, model: Any) -> None:
+        """Trace what is to come, from the first batch of data on."""
+        if self._trace is not None:
+            self._trace.start(model, self._data_bytes)
 
     def on_train_begin(self, logs: Any = None) -> None:
         if self._keeps:
@@ -90,10 +97,6 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         self.other_peak = max(self.other_peak, self._memory.peak_bytes())
         self._memory.reset_peak()
         self._first = batch
-        # Of a proof's steps, those between tell how fast training is without a profiler.
-        wanted = self._settled and (not self._request.proof or len(self.peaks) % 2 == 1)
-        if self._trace is not None and wanted:
-            self._trace.start()
         self._started = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -103,27 +106,27 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         self.peaks.append(self._memory.peak_bytes())
         self._memory.reset_peak()
         self._in_epoch += 1
-        self._settled = True
         if self._trace is not None:
-            needed = self._trace.needed_bytes(self.model, at_least=self._needed)
-            if needed is not None:
-                self._needed = needed
-                self._traced_peak = max(self._traced_peak, self.peaks[-1])
+            self._trace.step_ended()
         if len(self.peaks) >= self._until or self._tells_enough():
             self.model.stop_training = True
 
-    @property
     def needed_bytes(self) -> int | None:
-        """What the most demanding step needs with fragmentation counted; None without a trace, and
-        in a proof where none needs more than the budget.
+        """What the steps need with fragmentation counted; None without a trace, and in a proof
+        where that is no more than the budget.
 
         Of later steps that were not traced, what their peak exceeds the traced ones' by.
         """
-        if self._request.proof:
-            return self._needed if self._needed > self._least else None
-        if not self._traced_peak:
+        if self._trace is None:
             return None
-        needs = self._needed + max(0, max(self.peaks[1:]) - self._traced_peak)
+        # Of a proof, only what exceeds the budget is asked for.
+        least = (self._request.enough_bytes or 0) if self._request.proof else 0
+        needs = self._trace.needed_bytes(at_least=least, careful=self._request.careful)
+        if needs is None:
+            return None
+        if self._request.proof:
+            return needs if needs > least else None
+        needs += max(0, max(self.peaks) - max(self.peaks[: self._trace.steps]))
         # Where there are several replicas, one is traced, and the peaks are of all. Where memory
         # must not run out, the pool is training's own: a peak is no artefact of a larger one.
         peaks_count = self._request.careful or self._memory.replicas > 1
@@ -134,11 +137,8 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         limit = self._request.enough_bytes
         if limit is None or self._request.proof or len(self.peaks) < 2:
             return False
-        needs = self.needed_bytes
-        if needs is None:
-            return self.peaks[-1] > limit
-        told = needs < CLEARLY_LESS * limit or (self._trace is not None and self._trace.is_spent)
-        return needs > limit or (told and len(self.peaks) >= ENOUGH_STEPS)
+        clearly_less = max(self.peaks) < CLEARLY_LESS * limit
+        return self.peaks[-1] > limit or (clearly_less and len(self.peaks) >= ENOUGH_STEPS)
 
     def abandon(self) -> None:
         """Let go of what a step that died has left open."""
@@ -204,6 +204,7 @@ def run(training: Training, recorder: Recorder, request: RunTrial, *, static: bo
         del arguments
         gc.collect()
 
+    recorder.begin(training.model)
     # The smaller batch and validation belong to one epoch's end, so one `fit` runs both.
     fit(size, request.steps, validate=request.validation and last is None)
     if last is not None:
@@ -215,7 +216,7 @@ def run(training: Training, recorder: Recorder, request: RunTrial, *, static: bo
         step_peak_bytes=tuple(recorder.peaks),
         step_seconds=tuple(round(s, 4) for s in recorder.seconds),
         other_peak_bytes=max(recorder.other_peak, memory.peak_bytes()),
-        needed_bytes=recorder.needed_bytes,
+        needed_bytes=recorder.needed_bytes(),
         process_bytes=memory.process_bytes(),
         resident_bytes=memory.bytes_in_use() + training.batches.device_bytes,
         validation_steps=recorder.validation_steps,
