@@ -224,7 +224,7 @@ def test_a_request_waits_for_what_is_released_soon(later: int, waits: bool) -> N
     start = many * far + 1
     trace = [
         *others,
-        Allocation(size, start - 2, start + later * far),
+        Allocation(size, start - 9 * far, start + later * far),
         Allocation(size, start, 2 * many * far),
     ]
     limit = size + size // 2 + many * MIB // 4

@@ -20,8 +20,9 @@ from autobatch.errors import ModelError
 from autobatch.protocol import RunTrial, TrialDone
 
 SECOND_EPOCH_STEPS = 2  # of a proof: after validation, training goes on in another memory layout
-# Steps of a search trial that tell enough where their peaks are clearly less than asked for.
-CLEARLY_LESS = 0.6
+# Steps of a search trial that tell enough where their peaks are clearly less than asked for, or
+# more: a peak counts whole chunks, which are larger in a pool with more room than a training has.
+CLEARLY_LESS, CLEARLY_MORE = 0.6, 1.25
 ENOUGH_STEPS = 4
 _ENDLESS = 1 << 30  # epochs: the recorder ends the training, not their number
 
@@ -137,8 +138,10 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         limit = self._request.enough_bytes
         if limit is None or self._request.proof or len(self.peaks) < 2:
             return False
-        clearly_less = max(self.peaks) < CLEARLY_LESS * limit
-        return self.peaks[-1] > limit or (clearly_less and len(self.peaks) >= ENOUGH_STEPS)
+        if self._trace is None or not self._trace.steps:
+            return self.peaks[-1] > limit
+        clear = not CLEARLY_LESS * limit <= max(self.peaks) <= CLEARLY_MORE * limit
+        return clear and len(self.peaks) >= ENOUGH_STEPS
 
     def abandon(self) -> None:
         """Let go of what a step that died has left open."""
