@@ -20,6 +20,10 @@ from autobatch.units import GIB, MIB, format_bytes, parse_bytes
 DEFAULT_SHARE = 0.8  # of the memory that this process may use, on the CPU
 MOST_SHARE = 0.9  # of it, for search trials that look beyond the budget
 LOOSENESS = 4  # times the budget: enough for a size twice too large whose memory is quadratic
+NO_TENSORFLOW = (
+    "TensorFlow is not installed here. Take the build for this machine: "
+    "pip install 'keras-autobatch[gpu]' or pip install 'keras-autobatch[cpu]'."
+)
 _GPU_IS_GPU = " TensorFlow calls every GPU 'gpu', whoever made it."
 _OTHERS = {  # what people ask for, too
     "tpu": " TPUs are refused: TensorFlow does not tell how much of their memory is in use.",

@@ -208,7 +208,4 @@ class InWorkers(Searching, Generic[Answer]):
 
 def _require_tensorflow() -> None:
     if importlib.util.find_spec("tensorflow") is None:
-        raise DeviceError(
-            "TensorFlow is not installed here. Take the build for this machine: "
-            "pip install 'keras-autobatch[gpu]' or pip install 'keras-autobatch[cpu]'."
-        )
+        raise DeviceError(devices.NO_TENSORFLOW)

@@ -15,7 +15,7 @@ from autobatch import nvml as driver_room
 from autobatch.nvml import Driver, Gpu, Instance, NvmlError
 from autobatch.records import GpuProcess
 from autobatch.report.devices import devices as render
-from autobatch.survey import Survey, TensorFlowGpu, TensorFlowView, combine
+from autobatch.survey import Survey, TensorFlowGpu, TensorFlowView, ask_tensorflow, combine
 from autobatch.units import GIB, MIB
 
 BOARD = Gpu(
@@ -82,6 +82,18 @@ def test_why_tensorflow_sees_no_gpu(
     assert len(found.problems) == 1
     assert said in found.problems[0]
     assert "Problem: " in render(found)
+
+
+def test_without_tensorflow_the_card_is_listed_and_the_advice_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    uuid = "GPU-cadfe1e6-7368-9abe-31f1-1272846657d8"
+    board = msgspec.structs.replace(BOARD, uuid=uuid)
+    text = render(combine(Driver(gpus=(board,)), ask_tensorflow(), {}), width=60)
+    assert text.startswith("unseen by TensorFlow: NVIDIA A100")
+    assert f" {uuid}\n" in text  # in one piece
+    assert "pip install 'keras-autobatch[gpu]'" in text
 
 
 def test_without_driver_and_cuda_there_is_one_line_and_no_problem() -> None:

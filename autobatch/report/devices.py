@@ -69,7 +69,8 @@ def _gpu(gpu: SurveyedGpu, width: int) -> list[str]:
 def _joined(parts: list[str], width: int) -> list[str]:
     text = ", ".join(part for part in parts if part)
     indent = {"initial_indent": "  ", "subsequent_indent": "  "}
-    return textwrap.wrap(one_line(text), width, break_long_words=False, **indent)  # type: ignore[arg-type]
+    words = {"break_long_words": False, "break_on_hyphens": False}  # a UUID is one word
+    return textwrap.wrap(one_line(text), width, **indent, **words)  # type: ignore[arg-type]
 
 
 def _versions(found: Survey) -> str:

@@ -8,7 +8,6 @@ Without a limit the framework may take the whole card.
 """
 
 import json
-import os
 import sys
 import time
 
@@ -40,37 +39,6 @@ def torch_steps(limit_mib, measured):
     return try_batch
 
 
-def jax_steps(limit_mib, measured):
-    """The same in JAX, without Adam's slots."""
-    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
-    if limit_mib:
-        os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "true"
-        os.environ["XLA_CLIENT_MEM_FRACTION"] = f"{limit_mib / 143_771:.4f}"
-
-    def try_batch(batch_size):
-        import jax
-        import jax.numpy as jnp
-
-        def loss(weights, data):
-            found = data
-            for each in weights:
-                found = jax.nn.relu(found @ each)
-            return jnp.mean((found - data) ** 2)
-
-        @jax.jit
-        def step(weights, data):
-            gradients = jax.grad(loss)(weights, data)
-            return [w - 0.01 * g for w, g in zip(weights, gradients, strict=True)]
-
-        weights = [jnp.eye(WIDTH) for _ in range(LAYERS)]
-        for _ in range(3):
-            weights = step(weights, jnp.ones((batch_size, WIDTH)))
-        jax.block_until_ready(weights)
-        # JAX's peak is that of the whole process: no measure of one call in it
-
-    return try_batch
-
-
 def cupy_steps(limit_mib, measured):
     """A forward pass that keeps its activations, in CuPy."""
 
@@ -88,7 +56,7 @@ def cupy_steps(limit_mib, measured):
     return try_batch
 
 
-STEPS = {"torch": torch_steps, "jax": jax_steps, "cupy": cupy_steps}
+STEPS = {"torch": torch_steps, "cupy": cupy_steps}
 
 
 def main(framework, how, limit_mib):
