@@ -113,11 +113,11 @@ class RunTrial(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         validation: Validate afterwards.
         proof: Also run what else a training does: a smaller last batch, and the beginning of a
             second epoch.
-        trace: Also say what steps need once fragmentation is counted; in a proof only whether one
-            needs more than `enough_bytes`.
+        trace: Also say what the first steps need once fragmentation is counted; in a proof only
+            whether that is more than `enough_bytes`.
         careful: Memory must not run out: of what steps may need, say the most.
-        enough_bytes: Stop after a step that needed more than this: more is not asked. A proof goes
-            on.
+        enough_bytes: Stop early where steps use clearly more than this, or clearly less: then more
+            steps tell nothing that is asked for. A proof goes on.
         sequence_length: Of every sample; None where lengths are not told apart.
         shapes: Batch size and sequence length of each step in turn, where they are to differ.
     """
@@ -242,8 +242,8 @@ class TrialDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         step_seconds: Wall time of each training step.
         other_peak_bytes: Most bytes in use outside the steps: while data is moved or validated.
         resident_bytes: In use after it.
-        needed_bytes: What a step needs once fragmentation is counted; None where not traced, and
-            in a proof where no step needs more than is there.
+        needed_bytes: What the first steps need once fragmentation is counted; None where they were
+            not traced, and in a proof where they need no more than is there.
         process_bytes: By NVML, all that the worker holds of a GPU; None where it does not say.
         validation_steps: Validation steps that ran.
         last_batch_size: Samples in the smaller last batch; None where there was none.
@@ -271,7 +271,7 @@ class TrialDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
             why=None
             if beyond is None
             else "it went through, and would not have in another order of its threads: by replays "
-            f"a step needs {format_bytes(beyond)}",
+            f"it needs {format_bytes(beyond)}",
             peak_bytes=max(self.step_peak_bytes, default=None),
             other_peak_bytes=self.other_peak_bytes,
             step_peak_bytes=self.step_peak_bytes,

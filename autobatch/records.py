@@ -73,9 +73,9 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
             while validation runs.
         step_peak_bytes: Most bytes in use on the device during each step, in order.
         resident_bytes: In use between steps: weights, optimizer slots, data; None if unknown.
-        needed_bytes: The least limit under which replays of a step's allocations survive,
-            fragmentation counted; None where the step was not traced. Of a proof, only where that
-            is more than the budget.
+        needed_bytes: The least limit under which replays of its first steps' allocations survive,
+            fragmentation counted; None where they were not traced. Of a proof, only where that is
+            more than the budget.
         process_bytes: What NVML counts for the process after the steps: the allocator's memory, and
             all that is outside of it (CUDA's context, workspaces of cuDNN and cuBLAS, NCCL). None
             where it does not say.
@@ -269,8 +269,8 @@ class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
         device: Where the trials ran, and what they could use.
         peak_bytes: The largest peak measured at `batch_size` with room to spare: in its search
             trials, else in its proof, where the allocator hands out free chunks whole.
-        needed_bytes: The least limit under which replays of a step at `batch_size` survive, with
-            fragmentation counted; None where no step was traced.
+        needed_bytes: The least limit under which replays of the first steps at `batch_size`
+            survive, with fragmentation counted; None where none was traced.
         headroom_bytes: Bytes of the budget asked to be kept free of the peak.
         samples_per_second: Throughput in the proof's steady steps.
         steps_per_epoch: Optimizer steps one pass over the data then takes; None if unknown.
