@@ -20,17 +20,20 @@ from autobatch.units import MIB
 
 REPLAYS = 24  # a death in ten fresh trainings should show
 SPARE = 1  # of them may die: one order in many dozens of steps is an accident of the model's
-# How far threads move an event, in events: what runs at once does not grow with the step, but where
-# a step has tens of thousands, as a loop makes them, they are those of operations that are short.
-# And for how many events a request that finds no chunk waits (kMaxMillisToWait, 10 s) while the
-# operations that run beside it end, and gets what they release. What is small counts for nothing
-# there: a convolution over a large batch takes hundreds of buffers for its shards. Fitted to the
-# deaths of four models, whose steps have from 1,300 to 44,000 events: their safe maxima need from
-# 93 to 99 % of the limit, but the transformer's, which needs 110 % where it still goes through.
+# How far threads move an event: in events, for what runs at once does not grow with the step, but
+# no farther than past so many large allocations (from one step to the next these keep their order
+# to within four, one among twenty apart). A step of tens of thousands of events, as a loop makes
+# them, has short operations: there it is a share of them. All of it is fitted to the deaths of four
+# models, whose steps have from 1,300 to 44,000 events: their safe maxima need from 91 to 101 % of
+# the limit by replay.
 JITTER = 130
-MOST_JITTER, LEAST_JITTER = 0.1, 0.02  # of a step's events
-WAIT = 12
-MOST_WAIT = 0.06  # of a step's events: a short one has little that runs beside
+LARGE_JITTER = 4  # large allocations, those of at least the peak over `FINEST`
+MOST_JITTER, LEAST_JITTER = 0.1, 0.01  # of a step's events
+# For how many events a request that finds no chunk waits (kMaxMillisToWait, 10 s) while the
+# operations that run beside it end, and gets what they release; of those that are no small
+# allocation's, as a convolution takes hundreds for its shards, no more than a share of a step's.
+WAIT = 60
+MOST_WAIT = 0.06
 FINEST = 1024  # what is smaller than the peak over this is merged with its like: 0.1 % each,
 COARSEST = 128  # or, as long as there are more than
 MOST = 2_500  # allocations to replay, up to the peak over that
@@ -154,11 +157,9 @@ class Replay:
             fineness //= 2
             self._kept = _merged(whole, max(GRAIN, self.least // fineness))
         self._small = len(self._kept) < len(whole)  # some were left out, and need a hole
-        last = max((max(a.start or 0, a.end or 0) for a in whole), default=0)
-        events = (last + 1) / steps
-        width = max(LEAST_JITTER * events, min(JITTER, MOST_JITTER * events))
+        width = _width(whole, self.least // FINEST, steps)
         self._orders = [_order(self._kept, number, width) for number in range(REPLAYS)]
-        self._wait = round(min(WAIT, MOST_WAIT * len(self._orders[0]) / steps))
+        self._wait = round(MOST_WAIT * len(self._orders[0]) / steps)
 
     def survives(self, limit: int, *, grows: bool = True) -> bool:
         """Whether all replays but `spare` go through under `limit`."""
@@ -212,9 +213,21 @@ class Replay:
         self, live: dict[int, Chunk], events: list[_Event], place: int
     ) -> Iterator[int]:
         """What a request at this place sees released while it waits."""
-        for _, i, begins in events[place + 1 : place + 1 + self._wait]:
+        until = events[place][0] + WAIT
+        for at, i, begins in events[place + 1 : place + 1 + self._wait]:
+            if at > until:
+                return
             if not begins and i in live:
                 yield i
+
+
+def _width(allocations: Sequence[Allocation], large: int, steps: int) -> float:
+    """How far an event may move, in events."""
+    last = max((max(a.start or 0, a.end or 0) for a in allocations), default=0)
+    number = sum(a.requested_bytes >= large and a.start is not None for a in allocations)
+    events = (last + 1) / steps
+    apart = (last + 1) / max(1, number)  # of large ones
+    return max(LEAST_JITTER * events, min(JITTER, MOST_JITTER * events, LARGE_JITTER * apart))
 
 
 def _order(kept: Sequence[Allocation], number: int, width: float) -> list[_Event]:

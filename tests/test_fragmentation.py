@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from autobatch.bfc import FIRST_REGION, GRAIN, OutOfMemory, Pool
 from autobatch.fragmentation import (
     JITTER,
+    LARGE_JITTER,
     MOST_JITTER,
     WAIT,
     Allocation,
@@ -193,39 +194,42 @@ def test_a_chunk_given_out_whole_leaves_nothing_for_the_smallest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("events", "steps", "apart", "change_places"),
+    ("events", "steps", "others", "apart", "change_places"),
     [
-        (5_000, 1, JITTER // 4, True),
-        (5_000, 1, JITTER + 1, False),
-        (5_000, 40, JITTER // 4, False),  # short steps: at most a tenth of one
-        (1_000_000, 1, JITTER + 1, True),  # a loop's
-        (1_000_000, 200, JITTER + 1, False),
+        (5_000, 1, 0, JITTER // 4, True),
+        (5_000, 1, 0, JITTER + 1, False),
+        (5_000, 40, 0, JITTER // 4, False),  # short steps: at most a tenth of one
+        (5_000, 1, 0, JITTER // 2, True),
+        (5_000, 1, 990, JITTER // 2, False),  # past four other large ones, which are near
+        (1_000_000, 1, 0, JITTER + 1, True),  # a loop's
+        (1_000_000, 200, 0, JITTER + 1, False),
     ],
 )
 def test_what_runs_at_once_may_change_places(
-    events: int, steps: int, apart: int, change_places: bool
+    events: int, steps: int, others: int, apart: int, change_places: bool
 ) -> None:
     """One is released just before the other begins, or just after."""
     assert MOST_JITTER * 5_000 / 40 < JITTER // 4
+    assert LARGE_JITTER * 5_000 / 990 < JITTER // 4
     size, half = 64 * MIB, events // 2
     trace = [
-        Allocation(size, 0, half),
+        Allocation(size, half - 200, half),
         Allocation(size, half + apart, events - 1),
+        *(Allocation(MIB // 2, 2 * k, 2 * k + 1) for k in range(others)),
     ]
-    need = needed_bytes(trace, grows=False, steps=steps)
-    assert need >= 2 * size if change_places else need <= size * SLACK
+    replay = Replay(trace, steps=steps)
+    assert replay.survives(2 * size - MIB, grows=False) is not change_places
 
 
-@pytest.mark.parametrize(("later", "waits"), [(WAIT // 4, True), (2 * WAIT, False)])
+@pytest.mark.parametrize(("later", "waits"), [(0, True), (30, False), (WAIT + 20, False)])
 def test_a_request_waits_for_what_is_released_soon(later: int, waits: bool) -> None:
     """So long as a step has enough large allocations, as these that end one after the other."""
-    size, far, many = 64 * MIB, 10 * JITTER, 110
-    others = [Allocation(MIB // 4, k * far, (many + k) * far) for k in range(many)]
-    start = many * far + 1
+    size, many = 64 * MIB, 110
+    start = 2 * many
     trace = [
-        *others,
-        Allocation(size, start - 9 * far, start + later * far),
-        Allocation(size, start, 2 * many * far),
+        *(Allocation(MIB // 4, k, start + k) for k in range(many)),
+        Allocation(size, start - 60, start + later),
+        Allocation(size, start, 2 * start),
     ]
     limit = size + size // 2 + many * MIB // 4
     assert Replay(trace).survives(limit, grows=False) is waits
