@@ -151,6 +151,16 @@ class Search:
         assert self.plan.budget_bytes is not None
         return self.plan.budget_bytes - self._least_headroom_bytes
 
+    @property
+    def proof_bytes(self) -> int:
+        """What a proof's steps may need by replay: the trials' word is one trace's, a proof's is
+        another's, so it may lie half a headroom higher; but not where the user said what to keep
+        free, or trials are the training's own process."""
+        assert self.plan.budget_bytes is not None
+        by_default = self.plan.headroom_bytes is None and not self.plan.careful
+        spared = self.headroom_bytes // 2 if by_default and self._replayed else 0
+        return self.plan.budget_bytes - spared
+
     @cached_property
     def target_bytes(self) -> float:
         """The budget without the headroom."""

@@ -126,7 +126,7 @@ class _AtLength:
         )
 
     def prove(
-        self, batch_size: int, *, budget_bytes: int, beyond: int | None
+        self, batch_size: int, *, enough_bytes: int, beyond: int | None
     ) -> tuple[Trial, protocol.TrialDone | None]:
         raise AssertionError("buckets are proven together")
 

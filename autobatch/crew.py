@@ -138,11 +138,12 @@ class Crew:
         return ending.trial
 
     def prove(
-        self, batch_size: int, *, budget_bytes: int, beyond: int | None
+        self, batch_size: int, *, enough_bytes: int, beyond: int | None
     ) -> tuple[Trial, protocol.TrialDone | None]:
         """Run a proof, in a process that has run nothing before, under the real limit.
 
-        Its steps are replayed, too: whether it went through by luck. For the same reason the
+        Its steps are replayed, too: whether it went through by luck, that is whether they need more
+        than `enough_bytes`. For the same reason the
         process first trains at the size `beyond`, if there is one, which is a little larger.
         """
         ending = self._prove(
@@ -152,7 +153,7 @@ class Crew:
                 validation=self._options.validation,
                 proof=True,
                 trace=True,
-                enough_bytes=budget_bytes,
+                enough_bytes=enough_bytes,
             ),
             beyond,
         )

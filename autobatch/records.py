@@ -75,7 +75,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
         resident_bytes: In use between steps: weights, optimizer slots, data; None if unknown.
         needed_bytes: The least limit under which replays of its first steps' allocations survive,
             fragmentation counted; None where they were not traced. Of a proof, only where that is
-            more than the budget.
+            more than the budget, or by default than it without half the headroom.
         process_bytes: What NVML counts for the process after the steps: the allocator's memory, and
             all that is outside of it (CUDA's context, workspaces of cuDNN and cuBLAS, NCCL). None
             where it does not say.

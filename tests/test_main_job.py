@@ -75,7 +75,7 @@ def test_a_proof_that_went_through_by_luck_is_told() -> None:
             observer=ignore,
             deadline=time.monotonic() + 500,
         ) as crew:
-            trial, _ = crew.prove(64, budget_bytes=budget * MIB, beyond=None)
+            trial, _ = crew.prove(64, enough_bytes=budget * MIB, beyond=None)
         assert trial.outcome is outcome, trial.why
         assert trial.proof
     assert "another order" in (trial.why or "")

@@ -164,7 +164,7 @@ def test_a_proof_begins_with_a_size_a_little_larger(
         observer=around,
         deadline=time.monotonic() + LONG,
     ) as crew:
-        trial, done = crew.prove(36, budget_bytes=96 * MIB, beyond=37)
+        trial, done = crew.prove(36, enough_bytes=96 * MIB, beyond=37)
         assert len(crew.pids) == workers
     assert (trial.batch_size, trial.outcome, trial.proof) == (36, outcome, True), trial.why
     assert trial.beyond_batch_size == beyond

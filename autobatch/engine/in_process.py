@@ -85,7 +85,7 @@ class InProcess:
         return self._run(request)[0]
 
     def prove(
-        self, batch_size: int, *, budget_bytes: int, beyond: int | None
+        self, batch_size: int, *, enough_bytes: int, beyond: int | None
     ) -> tuple[Trial, TrialDone | None]:
         """Run a proof: in this process, since this is the one that will train."""
         assert beyond is None, "memory must not run out here"
@@ -95,7 +95,7 @@ class InProcess:
             validation=self._options.validation,
             proof=True,
             trace=True,
-            enough_bytes=budget_bytes,
+            enough_bytes=enough_bytes,
         )
         return self._run(request)
 

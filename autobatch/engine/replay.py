@@ -15,8 +15,7 @@ from autobatch.fragmentation import Allocation
 
 # Steps of a trace, the first included: that is where memory is laid out. Fewer where a step has so
 # many events that reading them would take seconds, as that of a recurrent layer has.
-MOST_STEPS = 5
-FIRST_STEPS = 3  # of a process's first trace, when that is not known
+MOST_STEPS = 5  # also of a process's first trace, when that is not known
 LEAST_STEPS = 2
 MOST_READ = 70_000  # allocations
 
@@ -36,7 +35,7 @@ class TrialTrace:
     def __init__(self, memory: DeviceMemory) -> None:
         self._memory = memory
         self._trace = AllocationTrace(memory.name)
-        self._steps = FIRST_STEPS
+        self._steps = MOST_STEPS
         self._in_use = 0
         self._residents: Sequence[int] = ()
         self.steps = 0

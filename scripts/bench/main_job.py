@@ -86,7 +86,7 @@ def proof_alone(configuration: Configuration, batch_size: int) -> tuple[float, s
     ) as crew:
         budget = configuration.limit_mib << 20
         beyond = Search(Plan(SizeSpace(), budget_bytes=budget)).beyond(batch_size)
-        trial, _ = crew.prove(batch_size, budget_bytes=budget, beyond=beyond)
+        trial, _ = crew.prove(batch_size, enough_bytes=budget, beyond=beyond)
     if trial.outcome != "fits":
         print(f"the floor's own proof failed: {trial.why}", file=sys.stderr)
     return time.perf_counter() - started, trial.outcome
