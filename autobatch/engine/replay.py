@@ -37,7 +37,8 @@ class TrialTrace:
         self._trace = AllocationTrace(memory.name)
         self._steps = MOST_STEPS
         self._in_use = 0
-        self._residents: Sequence[int] = ()
+        self._variables: tuple[list[int], list[int]] = [], []  # weights, and optimizer slots
+        self._data: tuple[int, ...] = ()
         self.steps = 0
 
     @property
@@ -53,9 +54,8 @@ class TrialTrace:
         """
         self.steps = 0
         self._in_use = self._memory.bytes_in_use()
-        weights, slots = _variables(model)
-        data = data_bytes if sum(data_bytes) <= self._in_use else ()
-        self._residents = (*weights, *data, *slots)
+        self._variables = _variables(model)
+        self._data = tuple(data_bytes) if sum(data_bytes) <= self._in_use else ()
         self._trace.start()
 
     def step_ended(self) -> None:
@@ -83,35 +83,41 @@ class TrialTrace:
             if not traced:
                 return None
             self._steps = max(LEAST_STEPS, min(MOST_STEPS, MOST_READ * self.steps // len(traced)))
-            residents, unknown = self._resident(traced)
             return fragmentation.needed_bytes(
                 traced,
-                resident_bytes=sum(residents) + unknown,
-                residents=residents,
+                residents=self._residents(traced),
                 grows=self._memory.grows,
                 at_least=at_least,
                 steps=self.steps,
                 spare=0 if careful else fragmentation.SPARE,
             )
 
-    def _resident(self, traced: Sequence[Allocation]) -> tuple[tuple[int, ...], int]:
-        """Sizes of what stays in use, and bytes beside that of which no sizes are known.
+    def _residents(self, traced: Sequence[Allocation]) -> tuple[int, ...]:
+        """Sizes of what stays in use, in the order in which a training allocates it.
 
         What the steps found and gave back is in the trace: variables that are replaced and not
-        updated in place, for one.
+        updated in place, for one. Of what else is in use no sizes are known: it is taken for data,
+        in one piece.
         """
         found = Counter(each.requested_bytes for each in traced if each.start is None)
         given_back = sum(size * number for size, number in found.items())
-        kept = []
-        for size in self._residents:
-            if found[size]:
-                found[size] -= 1
-            else:
-                kept.append(size)
-        unknown = max(0, self._in_use - given_back - sum(kept))
+
+        def kept(sizes: Sequence[int]) -> list[int]:
+            stay = []
+            for size in sizes:
+                if found[size]:
+                    found[size] -= 1
+                else:
+                    stay.append(size)
+            return stay
+
+        weights, data, slots = kept(self._variables[0]), kept(self._data), kept(self._variables[1])
+        known = sum(weights) + sum(data) + sum(slots)
+        unknown = self._in_use - given_back - known
         # A large tensor's chunk may be twice its size: what is in use beside is no more than that.
-        large = max(kept, default=0)
-        return tuple(kept), 0 if unknown < large else unknown
+        if unknown > max([0, *weights, *data, *slots]):
+            data = [*data, unknown]
+        return (*weights, *data, *slots)
 
 
 @contextmanager
