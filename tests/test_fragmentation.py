@@ -1,6 +1,11 @@
 """Replays of a training's beginning through the model of the allocator."""
 
+import json
+import os
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -242,3 +247,35 @@ def test_the_beginning_counts_and_not_only_the_steps_alike() -> None:
     steps = [Allocation(size, k * far, (k + 1) * far - 1) for k in range(1, 6)]
     begun = [Allocation(size // 2, 0, far - 2), Allocation(size // 8, 1, None), *steps]
     assert needed_bytes(begun, grows=False) > requested_peak(begun) + size // 4
+
+
+@pytest.mark.tensorflow
+def test_a_trace_begins_with_the_first_batch_behind_weights_data_and_slots() -> None:
+    """On real TensorFlow: what lies between steps is in the trace, too."""
+    root = Path(__file__).resolve().parent
+    emulated = {
+        "TF_CPU_ALLOCATOR_USE_BFC": "true",
+        "TF_CPU_BFC_MEM_LIMIT_IN_MB": "512",
+        "TF_ENABLE_ONEDNN_OPTS": "0",
+        "PYTHONPATH": str(root.parent),
+    }
+    done = subprocess.run(
+        [sys.executable, str(root / "samples" / "traces.py")],
+        env={**os.environ, **emulated},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    known, unknown = map(json.loads, done.stdout.splitlines())
+    weights, values, targets = 512 * 300 * 4, 4000 * 512 * 4, 4000 * 300 * 4
+    assert known["residents"] == [weights, values, targets, weights, weights]
+    # Data of which no sizes are known is one tensor, where data lies.
+    first, rest, *slots = unknown["residents"]
+    assert (first, slots) == (weights, [weights, weights])
+    assert values + targets <= rest <= 2 * (values + targets)
+    for each in (known, unknown):
+        assert each["steps"] == 5
+        assert each["running"] == [True] * 4 + [False] * 3
+        assert each["batches"] >= 5
+        assert each["needed"] > weights + values + targets

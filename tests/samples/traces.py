@@ -1,0 +1,49 @@
+"""Traces a training's beginning on the emulated device, and prints what is replayed, as JSON."""
+
+import json
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from autobatch.engine import device, replay
+from autobatch.protocol import DeviceRequest
+
+SAMPLES, WIDTH, BATCH = 4000, 512, 100
+
+model = keras.Sequential([keras.layers.Input((WIDTH,)), keras.layers.Dense(300, name="wide")])
+model.compile("adam", "mse")
+model.optimizer.build(model.trainable_variables)
+values = np.ones((SAMPLES, WIDTH), np.float32)
+data = tf.data.Dataset.from_tensor_slices((values, np.ones((SAMPLES, 300), np.float32)))
+
+trace = replay.TrialTrace(device.open_memory(DeviceRequest(kind="cpu")))
+seen = {}
+
+
+class Steps(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        trace.step_ended()
+        seen.setdefault("running", []).append(trace.running)
+
+
+read = trace._residents
+
+
+def residents(traced):
+    """What the replays begin with, looked at on its way."""
+    batch = BATCH * WIDTH * 4
+    seen["batches"] = sum(a.requested_bytes == batch and a.start is not None for a in traced)
+    seen["residents"] = [size for size in read(traced) if size > 100_000]
+    return read(traced)
+
+
+trace._residents = residents
+known = [SAMPLES * WIDTH * 4, SAMPLES * 300 * 4]
+for name, data_bytes in (("known", known), ("unknown", ())):
+    seen.clear()
+    trace.start(model, data_bytes)
+    model.fit(data.batch(BATCH).take(7), verbose=0, callbacks=[Steps()])
+    needed = trace.needed_bytes(at_least=0, careful=False)
+    print(json.dumps({"name": name, "steps": trace.steps, "needed": needed, **seen}))
+assert trace.needed_bytes(at_least=0, careful=False) is None, "read once"
