@@ -78,7 +78,6 @@ def requested_peak(allocations: Iterable[Allocation], resident_bytes: int = 0) -
 def needed_bytes(
     allocations: Sequence[Allocation],
     *,
-    resident_bytes: int = 0,
     residents: Sequence[int] = (),
     grows: bool = True,
     at_least: int = 0,
@@ -89,18 +88,16 @@ def needed_bytes(
 
     Args:
         allocations: Of the first steps.
-        resident_bytes: Bytes that stay in use besides them: weights, optimizer slots, data.
-        residents: The sizes of those that are known, in the order of their allocation. Where a
-            large tensor (a data set) is among them it matters: it shapes the regions.
+        residents: Sizes of what stays in use besides them (weights, data, optimizer slots), in the
+            order of their allocation. Where a large tensor (a data set) is among them it matters:
+            it shapes the regions.
         grows: See `Pool`.
         at_least: Bytes that are needed anyway. Where they do, they are the answer: to find that
             out takes a tenth of the time.
         steps: How many they are the allocations of.
         spare: Replays that may die.
     """
-    replay = Replay(
-        allocations, resident_bytes=resident_bytes, residents=residents, steps=steps, spare=spare
-    )
+    replay = Replay(allocations, residents=residents, steps=steps, spare=spare)
     least = replay.least
     if not least:
         return at_least
@@ -140,17 +137,15 @@ class Replay:
         self,
         allocations: Sequence[Allocation],
         *,
-        resident_bytes: int = 0,
         residents: Sequence[int] = (),
         steps: int = 1,
         spare: int = SPARE,
     ) -> None:
         self._spare = spare
-        unknown = max(0, resident_bytes - sum(residents))
         whole = [Allocation(rounded(a.requested_bytes), a.start, a.end) for a in allocations]
         known = [rounded(size) for size in residents]
-        self.least = requested_peak(whole, sum(known) + (rounded(unknown) if unknown else 0))
-        self._residents = [*_pieces(known), *_cut(unknown)]
+        self.least = requested_peak(whole, sum(known))
+        self._residents = list(_pieces(known))
         fineness = FINEST
         self._kept = _merged(whole, max(GRAIN, self.least // fineness))
         while len(self._kept) > MOST and fineness > COARSEST:
@@ -246,11 +241,6 @@ def _order(kept: Sequence[Allocation], number: int, width: float) -> list[_Event
             events.append((max(each.end + shuffle.random() * width, begun + 1e-6), i, False))
     events.sort()
     return events
-
-
-def _cut(size: int) -> list[int]:
-    """`size` bytes of unknown shape, in pieces that leave no gaps."""
-    return [MIB] * (size // MIB) + [size % MIB] * (size % MIB > 0)
 
 
 def _pieces(sizes: Iterable[int]) -> Iterator[int]:

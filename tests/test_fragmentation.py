@@ -60,7 +60,6 @@ def test_nothing_needs_nothing():
 def test_residents_count():
     one = [Allocation(10 * MIB, 0, 1)]
     alone = needed_bytes(one, grows=False)
-    assert needed_bytes(one, resident_bytes=90 * MIB, grows=False) >= alone + 88 * MIB
     assert needed_bytes(one, residents=[90 * MIB], grows=False) >= alone + 88 * MIB
 
 
@@ -87,7 +86,7 @@ def test_regions_that_do_not_join_cost_more_than_one():
 @settings(max_examples=60, deadline=None)
 @given(steps(), st.integers(0, 100 * MIB), st.booleans())
 def test_never_below_what_is_live(step, resident_bytes, grows):
-    need = needed_bytes(step, resident_bytes=resident_bytes, grows=grows)
+    need = needed_bytes(step, residents=[resident_bytes], grows=grows)
     assert need >= requested_peak(step, resident_bytes)
 
 
