@@ -143,8 +143,8 @@ class Crew:
         """Run a proof, in a process that has run nothing before, under the real limit.
 
         Its steps are replayed, too: whether it went through by luck, that is whether they need more
-        than `enough_bytes`. For the same reason the
-        process first trains at the size `beyond`, if there is one, which is a little larger.
+        than `enough_bytes`. For the same reason the process first trains at the size `beyond`, if
+        there is one, which is a little larger.
         """
         ending = self._prove(
             protocol.RunTrial(

@@ -137,6 +137,11 @@ def gpu_may_be_there() -> bool:
         return error.code not in nvml.NO_DRIVER
 
 
+def has_tensorflow() -> bool:
+    """Whether it is installed; to import it would take seconds."""
+    return importlib.util.find_spec("tensorflow") is not None
+
+
 def _plugins() -> bool:
     """Whether a library of devices lies where TensorFlow looks for them when it is imported."""
     spec = importlib.util.find_spec("tensorflow")

@@ -216,12 +216,17 @@ class Replay:
                 yield i
 
 
+def _events(allocations: Iterable[Allocation]) -> int:
+    """How many there are in the trace."""
+    return max((max(a.start or 0, a.end or 0) for a in allocations), default=0) + 1
+
+
 def _width(allocations: Sequence[Allocation], large: int, steps: int) -> float:
     """How far an event may move, in events."""
-    last = max((max(a.start or 0, a.end or 0) for a in allocations), default=0)
+    every = _events(allocations)
     number = sum(a.requested_bytes >= large and a.start is not None for a in allocations)
-    events = (last + 1) / steps
-    apart = (last + 1) / max(1, number)  # of large ones
+    events = every / steps
+    apart = every / max(1, number)  # of large ones
     return max(LEAST_JITTER * events, min(JITTER, MOST_JITTER * events, LARGE_JITTER * apart))
 
 
@@ -260,8 +265,7 @@ def _pieces(sizes: Iterable[int]) -> Iterator[int]:
 
 def _merged(allocations: Sequence[Allocation], finest: int) -> list[Allocation]:
     """The same memory in fewer allocations: small ones of one lifetime become one of their sum."""
-    last = max((max(a.start or 0, a.end or 0) for a in allocations), default=0) + 1
-    stretch = max(1, last // STRETCHES)
+    stretch = max(1, _events(allocations) // STRETCHES)
     kept: list[Allocation] = []
     groups: dict[tuple[int | None, int | None], list[Allocation]] = {}
     sums: Counter[tuple[int | None, int | None]] = Counter()  # bytes of each group

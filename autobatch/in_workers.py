@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import time
 from dataclasses import replace
@@ -207,5 +206,5 @@ class InWorkers(Searching, Generic[Answer]):
 
 
 def _require_tensorflow() -> None:
-    if importlib.util.find_spec("tensorflow") is None:
+    if not devices.has_tensorflow():
         raise DeviceError(devices.NO_TENSORFLOW)

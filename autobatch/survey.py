@@ -7,7 +7,6 @@ something else to each of them.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import platform
 import re
@@ -123,7 +122,7 @@ def ask_tensorflow(timeout: float = TIMEOUT) -> TensorFlowView:
     Args:
         timeout: Seconds it may take.
     """
-    if importlib.util.find_spec("tensorflow") is None:
+    if not devices.has_tensorflow():
         return TensorFlowView(error=devices.NO_TENSORFLOW)
     root = str(Path(__file__).resolve().parent.parent)
     read_fd, write_fd = os.pipe()

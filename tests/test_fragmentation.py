@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from autobatch import devices
 from autobatch.bfc import FIRST_REGION, GRAIN, OutOfMemory, Pool
 from autobatch.fragmentation import (
     JITTER,
@@ -22,6 +23,7 @@ from autobatch.fragmentation import (
     needed_bytes,
     requested_peak,
 )
+from autobatch.options import ProbeOptions
 from autobatch.units import MIB
 
 SLACK = 1 + 1 / 60  # of the search's resolution
@@ -252,12 +254,8 @@ def test_the_beginning_counts_and_not_only_the_steps_alike() -> None:
 def test_a_trace_begins_with_the_first_batch_behind_weights_data_and_slots() -> None:
     """On real TensorFlow: what lies between steps is in the trace, too."""
     root = Path(__file__).resolve().parent
-    emulated = {
-        "TF_CPU_ALLOCATOR_USE_BFC": "true",
-        "TF_CPU_BFC_MEM_LIMIT_IN_MB": "512",
-        "TF_ENABLE_ONEDNN_OPTS": "0",
-        "PYTHONPATH": str(root.parent),
-    }
+    device = devices.choose(ProbeOptions.checked(memory_limit="512MiB", device="cpu"))
+    emulated = {**device.environment(proof=True), "PYTHONPATH": str(root.parent)}
     done = subprocess.run(
         [sys.executable, str(root / "samples" / "traces.py")],
         env={**os.environ, **emulated},

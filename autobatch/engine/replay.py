@@ -28,7 +28,6 @@ class TrialTrace:
         memory: The device's allocator.
 
     Attributes:
-        running: A trace has begun that has not ended.
         steps: Those traced of the present trial.
     """
 
@@ -40,10 +39,6 @@ class TrialTrace:
         self._variables: tuple[list[int], list[int]] = [], []  # weights, and optimizer slots
         self._data: tuple[int, ...] = ()
         self.steps = 0
-
-    @property
-    def running(self) -> bool:
-        return self._trace.running
 
     def start(self, model: Any, data_bytes: Sequence[int]) -> None:
         """Begin, before `fit`.
@@ -144,9 +139,9 @@ def _variables(model: Any) -> tuple[list[int], list[int]]:
     seen: set[int] = set()
 
     def sizes(variables: Any) -> list[int]:
-        fresh = [each for each in variables if id(each) not in seen]
-        seen.update(map(id, fresh))
-        tensors = [each.value for each in fresh]
+        fresh = {id(each): each.value for each in variables if id(each) not in seen}
+        seen.update(fresh)
+        tensors = fresh.values()
         return [int(t.shape.num_elements() or 0) * t.dtype.size for t in tensors]
 
     optimizer = getattr(model, "optimizer", None)

@@ -55,7 +55,6 @@ class Runner:
             self._on_stage,
             request,
             self._trace,
-            training.batches.held_bytes,
             keeps=training.keeps,
         )
         try:

@@ -35,7 +35,6 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         on_stage: Told what begins: the stage, and which step of how many.
         request: The trial.
         trace: Of the process, where this trial's beginning is to be replayed.
-        data_bytes: Sizes of the tensors of data that lie on the device.
         keeps: As `Training.keeps`.
 
     Attributes:
@@ -51,8 +50,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         memory: DeviceMemory,
         on_stage: Callable[[str, int, int], None],
         request: RunTrial,
-        trace: TrialTrace | None = None,
-        data_bytes: tuple[int, ...] = (),
+        trace: TrialTrace,
         *,
         keeps: bool = False,
     ) -> None:
@@ -63,7 +61,6 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         # The allocator that replays imitate is not the only one there is.
         traced = request.trace and (memory.name.startswith("CPU") or is_bfc())
         self._trace = trace if traced else None
-        self._data_bytes = data_bytes
         memory.reset_peak()  # what loading took is past
         self.peaks: list[int] = []
         self.seconds: list[float] = []
@@ -79,10 +76,10 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         """Let the next `fit` run for `steps`, out of `total` in this trial."""
         self._until, self._total = len(self.peaks) + steps, total
 
-    def begin(self, model: Any) -> None:
+    def begin(self, training: Training) -> None:
         """Trace what is to come, from the first batch of data on."""
         if self._trace is not None:
-            self._trace.start(model, self._data_bytes)
+            self._trace.start(training.model, training.batches.held_bytes)
 
     def on_train_begin(self, logs: Any = None) -> None:
         if self._keeps:
@@ -207,7 +204,7 @@ def run(training: Training, recorder: Recorder, request: RunTrial, *, static: bo
         del arguments
         gc.collect()
 
-    recorder.begin(training.model)
+    recorder.begin(training)
     # The smaller batch and validation belong to one epoch's end, so one `fit` runs both.
     fit(size, request.steps, validate=request.validation and last is None)
     if last is not None:

@@ -24,7 +24,7 @@ seen = {}
 class Steps(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         trace.step_ended()
-        seen.setdefault("running", []).append(trace.running)
+        seen.setdefault("running", []).append(trace._trace.running)
 
 
 read = trace._residents
