@@ -189,7 +189,7 @@ def test_a_death_is_its_buckets_whose_batch_was_trained() -> None:
     for step, (_, length) in enumerate([*shapes, *shapes[:2]], start=1):
         bucket = bucket_proof.died_in(ending(step), shapes, state)
         assert ENDS[bucket] == length
-    larger = msgspec.structs.replace(trial(200, 199), needed_bytes=950 * MIB)
+    larger = msgspec.structs.replace(trial(200, 199), needed_bytes=930 * MIB)
     state = state.add(1, larger)
     for phase, step in (("validation", 12), ("loading", 0)):
         assert bucket_proof.died_in(ending(step, phase), shapes, state) == 1
