@@ -22,7 +22,7 @@ from autobatch.sizes import SizeSpace
 # Kept free of the budget by default: the first where fragmentation was counted, by replays that
 # scatter by as much; elsewhere what the peaks' measured spread asks for, between the other two
 # (measured: scripts/bench/main_job.py).
-REPLAYED_HEADROOM = 0.055
+REPLAYED_HEADROOM = 0.03
 LEAST_HEADROOM = 0.025
 MOST_HEADROOM = 0.06
 # Of the budget without what is in use between steps, where trials share the process that is to
@@ -30,7 +30,7 @@ MOST_HEADROOM = 0.06
 CAREFUL_HEADROOM = 0.13
 # A proof begins with a size this much larger: where training dies now and then, it dies more often
 # there. Not more than the headroom, or proofs fail where replays are exact.
-MARGIN = 0.035
+MARGIN = 0.025
 # A failed proof lowers the next one's size by this share, twice that after the next, and so on.
 STEP_DOWN = 0.05
 PROOFS = 2  # trials of the allowance that are kept for proofs: one, and one more if that fails

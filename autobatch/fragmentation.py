@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -20,26 +20,29 @@ from autobatch.units import MIB
 
 REPLAYS = 24  # a death in ten fresh trainings should show
 SPARE = 1  # of them may die: one order in many dozens of steps is an accident of the model's
+# Trainings meet rarer orders than these, which cost the more, the more it depends on the order.
+TAIL = 0.3  # of what the worst replays need more than the median one, added to what they need
+MEDIAN_OF = 12  # replays
 # How far threads move an event: in events, for what runs at once does not grow with the step, but
-# no farther than past so many large allocations (from one step to the next these keep their order
-# to within four, one among twenty apart). A step of tens of thousands of events, as a loop makes
-# them, has short operations: there it is a share of them. All of it is fitted to the deaths of four
-# models, whose steps have from 1,300 to 44,000 events: their safe maxima need from 91 to 101 % of
-# the limit by replay.
+# no farther than past a large allocation (from one step to the next these keep their order to
+# within one or two, one among twenty to within four to seven). A step of tens of thousands of
+# events, as a loop makes them, has short operations: there it is a share of them. All of it is
+# fitted to the deaths of five models, whose steps have from 1,300 to 44,000 events: their safe
+# maxima need from 93 to 101 % of the limit by replay.
 JITTER = 130
-LARGE_JITTER = 4  # large allocations, those of at least the peak over `FINEST`
-MOST_JITTER, LEAST_JITTER = 0.1, 0.01  # of a step's events
+MOST_JITTER, LEAST_JITTER = 0.1, 0.02  # of a step's events
+LARGE_JITTER = 1  # large allocations, those of at least the peak over `FINEST`
 # For how many events a request that finds no chunk waits (kMaxMillisToWait, 10 s) while the
 # operations that run beside it end, and gets what they release; of those that are no small
 # allocation's, as a convolution takes hundreds for its shards, no more than a share of a step's.
-WAIT = 60
+WAIT = 200
 MOST_WAIT = 0.06
 FINEST = 1024  # what is smaller than the peak over this is merged with its like: 0.1 % each,
 COARSEST = 128  # or, as long as there are more than
 MOST = 2_500  # allocations to replay, up to the peak over that
 BRIEF = 8  # events; a small allocation that lives no longer fits into any hole
 STRETCHES = 320  # of a trace; small allocations that begin and end in the same ones are merged
-RESOLUTION = 128  # the answer is exact to the least conceivable need over this: 0.8 %
+RESOLUTION = 256  # the answer is exact to the least conceivable need over this: 0.4 %
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,8 @@ def needed_bytes(
     steps: int = 1,
     spare: int = SPARE,
 ) -> int:
-    """The least limit under which the replays survive, all but `spare`.
+    """What the first steps need, by the replays: the least limit under which all but `spare`
+    survive, and `TAIL` of what that is above the limit under which half of them do.
 
     Args:
         allocations: Of the first steps.
@@ -101,20 +105,32 @@ def needed_bytes(
     least = replay.least
     if not least:
         return at_least
-    if at_least >= least and replay.survives(at_least, grows=grows):
+
+    def survives(limit: int) -> bool:
+        return replay.survives(limit, grows=grows)
+
+    enough = int((at_least + TAIL * least) / (1 + TAIL))  # whatever the median is
+    if enough >= least and survives(enough) and survives(at_least):
         return at_least
     step = max(GRAIN, least // RESOLUTION)
-    least = max(least, at_least)
+    most = _bisected(max(least, enough), step, survives)
+    median = _bisected(least, step, lambda limit: replay.half_survive(limit, grows=grows))
+    need = max(at_least, round(most + TAIL * max(0, most - median)))
+    while not survives(need):  # a larger limit is no better now and then: regions are others
+        need += step
+    return need
+
+
+def _bisected(start: int, step: int, survives: Callable[[int], bool]) -> int:
+    """The least limit that serves, from `start` on, in steps of `step`."""
     reach = 1
-    while not replay.survives(least + reach * step, grows=grows):
+    while not survives(start + reach * step):
         reach *= 2
     low, high = (reach // 2 if reach > 1 else -1), reach
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (
-            (low, middle) if replay.survives(least + middle * step, grows=grows) else (middle, high)
-        )
-    return least + high * step
+        low, high = (low, middle) if survives(start + middle * step) else (middle, high)
+    return start + high * step
 
 
 _Event = tuple[float, int, bool]  # when, of which allocation, whether it begins
@@ -154,6 +170,7 @@ class Replay:
         self._small = len(self._kept) < len(whole)  # some were left out, and need a hole
         width = _width(whole, self.least // FINEST, steps)
         self._orders = [_order(self._kept, number, width) for number in range(REPLAYS)]
+        self._first = tuple(self._orders[:MEDIAN_OF])
         self._wait = round(MOST_WAIT * len(self._orders[0]) / steps)
 
     def survives(self, limit: int, *, grows: bool = True) -> bool:
@@ -167,6 +184,11 @@ class Replay:
                 if deaths > self._spare:
                     return False
         return True
+
+    def half_survive(self, limit: int, *, grows: bool = True) -> bool:
+        """Whether half of the first replays go through under `limit`."""
+        first = self._first
+        return sum(self._goes_through(order, limit, grows) for order in first) * 2 >= len(first)
 
     def _goes_through(self, events: list[_Event], limit: int, grows: bool) -> bool:
         pool = Pool(limit, grows=grows)
@@ -227,7 +249,8 @@ def _width(allocations: Sequence[Allocation], large: int, steps: int) -> float:
     number = sum(a.requested_bytes >= large and a.start is not None for a in allocations)
     events = every / steps
     apart = every / max(1, number)  # of large ones
-    return max(LEAST_JITTER * events, min(JITTER, MOST_JITTER * events, LARGE_JITTER * apart))
+    usual = max(LEAST_JITTER * events, min(JITTER, MOST_JITTER * events))
+    return min(usual, LARGE_JITTER * apart)
 
 
 def _order(kept: Sequence[Allocation], number: int, width: float) -> list[_Event]:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autobatch import devices
+from autobatch import devices, fragmentation
 from autobatch.bfc import FIRST_REGION, GRAIN, OutOfMemory, Pool
 from autobatch.fragmentation import (
     JITTER,
@@ -103,15 +103,13 @@ def test_deterministic_and_enough(step, grows):
 @settings(max_examples=30, deadline=None)
 @given(steps(), st.booleans(), st.integers(0, 200 * MIB))
 def test_what_is_needed_anyway_is_the_least(step, grows, at_least):
-    """And where it does not do, what is found lies as near as without."""
     need = needed_bytes(step, grows=grows, at_least=at_least)
     assert need >= at_least
     replay = Replay(step)
-    if replay.least <= at_least and replay.survives(at_least, grows=grows):
-        assert need == at_least
-    else:
-        assert need > at_least or not step
-        assert replay.survives(need, grows=grows)
+    assert not step or (need >= replay.least and replay.survives(need, grows=grows))
+    twice = 2 * requested_peak(step) + MIB
+    if at_least > 2 * twice and replay.survives(at_least, grows=grows):
+        assert need == at_least  # the allocator wastes less than half
 
 
 @settings(max_examples=30, deadline=None)
@@ -131,6 +129,22 @@ def test_where_no_replay_may_die_more_is_needed():
         size = shuffle.randrange(1, 12) * MIB
         step.append(Allocation(size, start, start + shuffle.randrange(1, 30)))
     assert needed_bytes(step, spare=0) > needed_bytes(step)
+
+
+def test_the_more_it_depends_on_the_order_the_more_is_needed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Half of the replays that overlap need two buffers at once, and others one."""
+    size = 64 * MIB
+    far = [Allocation(size, 0, 200), Allocation(size, 4_000, 4_999)]
+    near = [Allocation(size, 0, 200), Allocation(size, 200 + JITTER * 3 // 4, 4_999)]
+    found = [needed_bytes(each, grows=False) for each in (far, near)]
+    monkeypatch.setattr(fragmentation, "TAIL", 0)
+    plain = [needed_bytes(each, grows=False) for each in (far, near)]
+    assert plain[0] < 1.02 * size
+    assert plain[1] >= 2 * size
+    assert found[0] == plain[0]
+    assert 2.2 * size < found[1] < 2.4 * size
 
 
 @settings(max_examples=30, deadline=None)
@@ -206,7 +220,7 @@ def test_a_chunk_given_out_whole_leaves_nothing_for_the_smallest() -> None:
         (5_000, 1, 0, JITTER + 1, False),
         (5_000, 40, 0, JITTER // 4, False),  # short steps: at most a tenth of one
         (5_000, 1, 0, JITTER // 2, True),
-        (5_000, 1, 990, JITTER // 2, False),  # past four other large ones, which are near
+        (5_000, 1, 990, JITTER // 2, False),  # past other large ones, which are near
         (1_000_000, 1, 0, JITTER + 1, True),  # a loop's
         (1_000_000, 200, 0, JITTER + 1, False),
     ],
