@@ -290,3 +290,5 @@ def test_a_trace_begins_with_the_first_batch_behind_weights_data_and_slots() -> 
         assert each["running"] == [True] * 4 + [False] * 3
         assert each["batches"] >= 5
         assert each["needed"] > weights + values + targets
+        assert each["chunks"]
+        assert min(each["chunks"]) >= 1

@@ -26,6 +26,7 @@ ROOMS = [
     "sizes",
     "bfc",
     "fragmentation",
+    "residents",
     "leaks",
     "memory_model",
     "batch_search",

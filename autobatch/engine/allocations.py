@@ -19,9 +19,12 @@ import tensorflow as tf
 from autobatch.fragmentation import Allocation
 
 _TAKEN, _GIVEN = "MemoryAllocation", "MemoryDeallocation"
-_WANTED = frozenset({"requested_bytes", "addr", "allocator_name"})
+_WANTED = frozenset({"requested_bytes", "allocation_bytes", "addr", "allocator_name"})
 _HOST_LEVEL = 1  # critical events, which the allocator's are; a step's own cost stays small
 MOST_BYTES = 256 << 20  # of a trace's file; a longer one is not worth its time
+
+# Time, whether memory was taken, its address, the bytes asked for, and those given.
+_Event = tuple[float, bool, int, int, int]
 
 
 class AllocationTrace:
@@ -94,7 +97,7 @@ class AllocationTrace:
 def _read(folder: Path, device: str) -> tuple[Allocation, ...] | None:
     from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
-    events: list[tuple[float, bool, int, int]] = []
+    events: list[_Event] = []
     for path in folder.rglob("*.xplane.pb"):
         if path.stat().st_size > MOST_BYTES:
             return None
@@ -108,8 +111,8 @@ def _read(folder: Path, device: str) -> tuple[Allocation, ...] | None:
     return tuple(_paired(events)) or None
 
 
-def _events(plane: Any, device: str) -> Iterator[tuple[float, bool, int, int]]:
-    """Time, whether memory was taken, address and bytes of each event of the device's allocator."""
+def _events(plane: Any, device: str) -> Iterator[_Event]:
+    """What the device's allocator did."""
     kinds = {
         key: value.name == _TAKEN
         for key, value in plane.event_metadata.items()
@@ -142,7 +145,9 @@ def _events(plane: Any, device: str) -> Iterator[tuple[float, bool, int, int]]:
                     values[name] = stat.int64_value or stat.uint64_value
             if values.get("addr") and serves(values.get("allocator_name", ""), device):
                 time = line.timestamp_ns + event.offset_ps / 1000
-                yield time, taken, values["addr"], values.get("requested_bytes", 0)
+                requested = values.get("requested_bytes", 0)
+                given = values.get("allocation_bytes", requested)
+                yield time, taken, values["addr"], requested, given
 
 
 def serves(allocator: str, device: str) -> bool:
@@ -157,16 +162,16 @@ def serves(allocator: str, device: str) -> bool:
     return "cpu" in allocator.lower()
 
 
-def _paired(events: list[tuple[float, bool, int, int]]) -> Iterator[Allocation]:
+def _paired(events: list[_Event]) -> Iterator[Allocation]:
     live: dict[int, tuple[int, int]] = {}
     done: list[Allocation] = []
-    for place, (_, taken, address, size) in enumerate(events):
+    for place, (_, taken, address, size, given) in enumerate(events):
         if taken:
             live[address] = (size, place)
         elif address in live:
             size, start = live.pop(address)
             done.append(Allocation(size, start, place))
         else:
-            done.append(Allocation(size, None, place))
+            done.append(Allocation(size, None, place, given))
     done += [Allocation(size, start, None) for size, start in live.values()]
     return iter(sorted(done, key=lambda each: -1 if each.start is None else each.start))

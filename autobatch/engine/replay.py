@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from autobatch import fragmentation
 from autobatch.engine.allocations import AllocationTrace
 from autobatch.engine.device_memory import DeviceMemory
-from autobatch.fragmentation import Allocation
+from autobatch.residents import residents
 
 # Steps of a trace, the first included: that is where memory is laid out. Fewer where a step has so
 # many events that reading them would take seconds, as that of a recurrent layer has.
@@ -80,39 +79,12 @@ class TrialTrace:
             self._steps = max(LEAST_STEPS, min(MOST_STEPS, MOST_READ * self.steps // len(traced)))
             return fragmentation.needed_bytes(
                 traced,
-                residents=self._residents(traced),
+                residents=residents(traced, *self._variables, self._data, self._in_use),
                 grows=self._memory.grows,
                 at_least=at_least,
                 steps=self.steps,
                 spare=0 if careful else fragmentation.SPARE,
             )
-
-    def _residents(self, traced: Sequence[Allocation]) -> tuple[int, ...]:
-        """Sizes of what stays in use, in the order in which a training allocates it.
-
-        What the steps found and gave back is in the trace: variables that are replaced and not
-        updated in place, for one. Of what else is in use no sizes are known: it is taken for data,
-        in one piece.
-        """
-        found = Counter(each.requested_bytes for each in traced if each.start is None)
-        given_back = sum(size * number for size, number in found.items())
-
-        def kept(sizes: Sequence[int]) -> list[int]:
-            stay = []
-            for size in sizes:
-                if found[size]:
-                    found[size] -= 1
-                else:
-                    stay.append(size)
-            return stay
-
-        weights, data, slots = kept(self._variables[0]), kept(self._data), kept(self._variables[1])
-        known = sum(weights) + sum(data) + sum(slots)
-        unknown = self._in_use - given_back - known
-        # A large tensor's chunk may be twice its size: what is in use beside is no more than that.
-        if unknown > max([0, *weights, *data, *slots]):
-            data = [*data, unknown]
-        return (*weights, *data, *slots)
 
 
 @contextmanager

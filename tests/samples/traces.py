@@ -27,18 +27,20 @@ class Steps(keras.callbacks.Callback):
         seen.setdefault("running", []).append(trace._trace.running)
 
 
-read = trace._residents
+read = replay.residents
 
 
-def residents(traced):
+def residents(traced, *sizes):
     """What the replays begin with, looked at on its way."""
     batch = BATCH * WIDTH * 4
     seen["batches"] = sum(a.requested_bytes == batch and a.start is not None for a in traced)
-    seen["residents"] = [size for size in read(traced) if size > 100_000]
-    return read(traced)
+    seen["chunks"] = [a.chunk_bytes / a.requested_bytes for a in traced if a.start is None]
+    found = read(traced, *sizes)
+    seen["residents"] = [size for size in found if size > 100_000]
+    return found
 
 
-trace._residents = residents
+replay.residents = residents
 known = [SAMPLES * WIDTH * 4, SAMPLES * 300 * 4]
 for name, data_bytes in (("known", known), ("unknown", ())):
     seen.clear()

@@ -1,0 +1,50 @@
+"""What lies on the device before the first step, as replays begin with it. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from autobatch.fragmentation import Allocation
+
+
+def residents(
+    traced: Sequence[Allocation],
+    weights: Sequence[int],
+    slots: Sequence[int],
+    data: Sequence[int],
+    in_use_bytes: int,
+) -> tuple[int, ...]:
+    """Sizes of what stays in use, in the order in which a training allocates it.
+
+    What the steps found and gave back is in the trace: variables that are replaced and not updated
+    in place, for one. Of what else is in use no sizes are known: it is taken for data, in one
+    piece.
+
+    Args:
+        traced: What the steps allocated and released.
+        weights, slots, data: Bytes of each of the model's variables, of its optimizer's, and of
+            the data's tensors.
+        in_use_bytes: In use before the steps, in whole chunks.
+    """
+    given_back = [each for each in traced if each.start is None]
+    found = Counter(each.requested_bytes for each in given_back)
+    # Of hundreds of variables the chunks together waste more than the largest of them takes.
+    chunks = sum(each.chunk_bytes or each.requested_bytes for each in given_back)
+
+    def kept(sizes: Sequence[int]) -> list[int]:
+        stay = []
+        for size in sizes:
+            if found[size]:
+                found[size] -= 1
+            else:
+                stay.append(size)
+        return stay
+
+    first, between, last = kept(weights), kept(data), kept(slots)
+    known = [*first, *between, *last]
+    unknown = in_use_bytes - chunks - sum(known)
+    # A large tensor's chunk may be twice its size: what is in use beside is no more than that.
+    if unknown > max(known, default=0):
+        between.append(unknown)
+    return (*first, *between, *last)
