@@ -40,7 +40,7 @@ MOST_WAIT = 0.06
 FINEST = 1024  # what is smaller than the peak over this is merged with its like: 0.1 % each,
 COARSEST = 128  # or, as long as there are more than
 MOST = 2_500  # allocations to replay, up to the peak over that
-BRIEF = 8  # events; a small allocation that lives no longer fits into any hole
+BRIEF = 16  # events; a small allocation that lives no longer fits into any hole
 STRETCHES = 320  # of a trace; small allocations that begin and end in the same ones are merged
 RESOLUTION = 256  # the answer is exact to the least conceivable need over this: 0.4 %
 
