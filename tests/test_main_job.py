@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from autobatch import devices, targets
+from autobatch.batch_search import MARGIN
 from autobatch.crew import Crew
 from autobatch.events import ignore
 from autobatch.options import ProbeOptions
@@ -48,8 +49,8 @@ def test_the_cifar_example_is_searched_and_proven_within_its_budget() -> None:
     assert answer["proof"]["validation_steps"] >= 1
     assert answer["proof"]["last_batch_size"] == (4096 % answer["batch_size"] or None)
     size, beyond = answer["batch_size"], answer["proof"]["beyond_batch_size"]
-    if not any(size < t["batch_size"] <= 1.035 * size for t in trials):
-        assert beyond == size + int(0.035 * size)  # where the proof began
+    if not any(size < t["batch_size"] <= (1 + MARGIN) * size for t in trials):
+        assert beyond == size + int(MARGIN * size)  # where the proof began
     assert all(peak <= 256 * MIB for peak in proof["step_peak_bytes"])
     assert len(proof["step_peak_bytes"]) >= answer["proof"]["steps"] + 1
     assert sum(t["outcome"] == "out_of_memory" for t in trials) <= 1
