@@ -20,8 +20,8 @@ from autobatch.records import Outcome, Trial
 from autobatch.sizes import SizeSpace
 
 # Kept free of the budget by default: the first where fragmentation was counted, as needs by replay
-# scatter by as much from trace to trace; elsewhere what the peaks' measured spread asks for, between
-# the other two (measured: scripts/bench/main_job.py).
+# scatter by as much from trace to trace; elsewhere what the peaks' measured spread asks for,
+# between the other two (measured: scripts/bench/main_job.py).
 REPLAYED_HEADROOM = 0.03
 LEAST_HEADROOM = 0.025
 MOST_HEADROOM = 0.06
