@@ -53,13 +53,13 @@ class Allocation:
         requested_bytes: As asked for, before rounding.
         start: Its place in the order of the trace's events, or None if it was live before.
         end: The place of its release in that order, or None if it was live at the end.
-        chunk_bytes: What the allocator gave for it, where that is known.
+        chunk_bytes: What the allocator gave for it; 0 where that is not known.
     """
 
     requested_bytes: int
     start: int | None
     end: int | None
-    chunk_bytes: int | None = None
+    chunk_bytes: int = 0
 
 
 def requested_peak(allocations: Iterable[Allocation], resident_bytes: int = 0) -> int:

@@ -145,8 +145,10 @@ def _events(plane: Any, device: str) -> Iterator[_Event]:
                     values[name] = stat.int64_value or stat.uint64_value
             if values.get("addr") and serves(values.get("allocator_name", ""), device):
                 time = line.timestamp_ns + event.offset_ps / 1000
-                requested = values.get("requested_bytes", 0)
-                given = values.get("allocation_bytes", requested)
+                requested, given = (
+                    values.get("requested_bytes", 0),
+                    values.get("allocation_bytes", 0),
+                )
                 yield time, taken, values["addr"], requested, given
 
 
