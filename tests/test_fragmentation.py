@@ -92,12 +92,22 @@ def test_never_below_what_is_live(step, resident_bytes, grows):
     assert need >= requested_peak(step, resident_bytes)
 
 
+def survives(step, limit, grows, may_die=fragmentation.MAY_DIE):
+    """Whether few enough replays die, of those there are at first or of all."""
+    if not step:
+        return True
+    replay = Replay(step, may_die=may_die)
+    return replay.survives(limit, grows=grows) or (
+        replay.extend() and replay.survives(limit, grows=grows)
+    )
+
+
 @settings(max_examples=30, deadline=None)
 @given(steps(), st.booleans())
 def test_deterministic_and_enough(step, grows):
     need = needed_bytes(step, grows=grows)
     assert need == needed_bytes(step, grows=grows)
-    assert Replay(step).survives(need, grows=grows)
+    assert survives(step, need, grows)
 
 
 @settings(max_examples=30, deadline=None)
@@ -106,7 +116,7 @@ def test_what_is_needed_anyway_is_the_least(step, grows, at_least):
     need = needed_bytes(step, grows=grows, at_least=at_least)
     assert need >= at_least
     replay = Replay(step)
-    assert not step or (need >= replay.least and replay.survives(need, grows=grows))
+    assert not step or (need >= replay.least and survives(step, need, grows))
     # Where they survive under so much less that no median could ask for more, it is the answer.
     tail = fragmentation.TAIL
     enough = int((at_least + tail * replay.least) / (1 + tail))
@@ -118,8 +128,9 @@ def test_what_is_needed_anyway_is_the_least(step, grows, at_least):
 @settings(max_examples=30, deadline=None)
 @given(steps(), st.booleans(), st.integers(0, 80 * MIB))
 def test_where_no_replay_may_die_none_does(step, grows, limit):
-    careful = Replay(step, spare=0)
-    assert not step or careful.survives(needed_bytes(step, grows=grows, spare=0), grows=grows)
+    careful = Replay(step, may_die=0)
+    need = needed_bytes(step, grows=grows, may_die=0)
+    assert survives(step, need, grows, may_die=0)
     if careful.survives(limit, grows=grows):
         assert Replay(step).survives(limit, grows=grows)
 
@@ -131,7 +142,7 @@ def test_where_no_replay_may_die_more_is_needed():
         start = shuffle.randrange(120)
         size = shuffle.randrange(1, 12) * MIB
         step.append(Allocation(size, start, start + shuffle.randrange(1, 30)))
-    assert needed_bytes(step, spare=0) > needed_bytes(step)
+    assert needed_bytes(step, may_die=0) > needed_bytes(step)
 
 
 def test_the_more_it_depends_on_the_order_the_more_is_needed(
@@ -148,6 +159,21 @@ def test_the_more_it_depends_on_the_order_the_more_is_needed(
     assert plain[1] >= 2 * size
     assert found[0] == plain[0]
     assert 2.2 * size < found[1] < 2.4 * size
+
+
+def test_where_few_replays_lie_far_apart_more_of_them_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of the first 24 need both buffers at once, and so do four of 96: one in 24."""
+    size = 64 * MIB
+    step = [Allocation(size, 0, 200), Allocation(size, 200 + 106, 4_999)]
+    assert needed_bytes(step, grows=False) < 1.02 * size
+    monkeypatch.setattr(fragmentation, "MOST_EVENTS", 4 * fragmentation.REPLAYS)
+    assert needed_bytes(step, grows=False) > 2 * size, "no more of them where that takes too long"
+
+
+def test_more_replays_are_added_once() -> None:
+    replay = Replay([Allocation(MIB, 0, 1)])
+    assert replay.extend()
+    assert not replay.extend()
 
 
 @settings(max_examples=30, deadline=None)

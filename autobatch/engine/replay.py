@@ -68,7 +68,7 @@ class TrialTrace:
 
         Args:
             at_least: Bytes that are needed anyway.
-            careful: Let no replay die, where else one may.
+            careful: Let fewer replays die.
         """
         if not self.steps:
             return None
@@ -83,7 +83,7 @@ class TrialTrace:
                 grows=self._memory.grows,
                 at_least=at_least,
                 steps=self.steps,
-                spare=0 if careful else fragmentation.SPARE,
+                may_die=fragmentation.CAREFULLY if careful else fragmentation.MAY_DIE,
             )
 
 
