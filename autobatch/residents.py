@@ -6,6 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from autobatch.fragmentation import Allocation
+from autobatch.units import MIB
+
+SMALL = 1 / 16  # of a region: what lies beside the tensor that has it
 
 
 def residents(
@@ -46,5 +49,17 @@ def residents(
     unknown = in_use_bytes - chunks - sum(known)
     # A large tensor's chunk may be twice its size: what is in use beside is no more than that.
     if unknown > max(known, default=0):
-        between.append(unknown)
+        between += _pieces(unknown)
     return (*first, *between, *last)
+
+
+def _pieces(in_use_bytes: int) -> tuple[int, ...]:
+    """Bytes in use as what they are: one tensor, or one that got a region whole and small ones.
+
+    Where the allocator grows, a tensor that is more than half as long as its region gets all of it,
+    and regions are as long as powers of two. Taken together with what small ones take, it would
+    ask for a region of twice the length.
+    """
+    region = MIB << max(0, (in_use_bytes // MIB).bit_length() - 1)
+    rest = in_use_bytes - region
+    return (region, rest) if 0 < rest <= SMALL * region else (in_use_bytes,)

@@ -19,6 +19,13 @@ def test_what_is_in_use_besides_is_data_in_one_piece():
     assert found == (MIB, 3 * MIB, 54 * MIB, 2 * MIB)
 
 
+def test_a_data_set_that_got_a_region_whole_asks_for_no_larger_one():
+    """Small tensors beside it lie in regions of their own."""
+    assert residents((), (), (), (), 64 * MIB + 300_000) == (64 * MIB, 300_000)
+    assert residents((), (), (), (), 64 * MIB) == (64 * MIB,)
+    assert residents((), (), (), (), 72 * MIB) == (72 * MIB,)
+
+
 def test_a_chunk_may_be_twice_as_long_as_what_lies_in_it():
     assert residents((), [5 * MIB], [5 * MIB], (), 15 * MIB) == (5 * MIB, 5 * MIB)
 
