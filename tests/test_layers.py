@@ -27,6 +27,7 @@ ROOMS = [
     "bfc",
     "fragmentation",
     "residents",
+    "growth",
     "leaks",
     "memory_model",
     "batch_search",
