@@ -17,9 +17,8 @@ def growing_bytes(
 
     A tensor with a batch axis takes a multiple of `batch_size` bytes. What takes just as many as a
     variable does, or half of them (a copy in half precision), and no such multiple, is a gradient
-    or a copy of a variable, and as large at any batch size; so is a copy of the data. At sizes that
-    divide those of variables too, as 1 and the powers of two do, nothing can be told apart, and all
-    counts.
+    or a copy of a variable, and as large at any batch size; so is a copy of the data. At sizes that divide those of variables
+    too, as 1 and the powers of two do, nothing can be told apart, and all counts.
 
     Args:
         traced: What the steps allocated and released.
