@@ -8,25 +8,21 @@ from autobatch.fragmentation import Allocation, requested_peak
 
 
 def growing_bytes(
-    traced: Iterable[Allocation],
-    batch_size: int,
-    variable_bytes: Sequence[int],
-    data_bytes: Sequence[int] = (),
+    traced: Iterable[Allocation], batch_size: int, variable_bytes: Sequence[int]
 ) -> int:
-    """Most bytes live at once that may grow: all, but for what is surely a variable's or the data.
+    """Most bytes live at once that may grow: all, but for what is surely a variable's.
 
     A tensor with a batch axis takes a multiple of `batch_size` bytes. What takes just as many as a
     variable does, or half of them (a copy in half precision), and no such multiple, is a gradient
-    or a copy of a variable, and as large at any batch size; so is a copy of the data. At sizes that divide those of variables
+    or a copy of a variable, and as large at any batch size. At sizes that divide those of variables
     too, as 1 and the powers of two do, nothing can be told apart, and all counts.
 
     Args:
         traced: What the steps allocated and released.
         batch_size: Samples a step.
         variable_bytes: Of each of the model's variables.
-        data_bytes: Of each tensor of the data set, as far as they are known.
     """
-    fixed = {each for size in variable_bytes for each in (size, size // 2)} | {*data_bytes}
+    fixed = {each for size in variable_bytes for each in (size, size // 2)}
     return requested_peak(
         each
         for each in traced

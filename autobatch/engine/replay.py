@@ -103,7 +103,7 @@ class TrialTrace:
                 may_die=fragmentation.CAREFULLY if careful else fragmentation.MAY_DIE,
             )
             wasted = needed - fragmentation.requested_peak(traced, sum(stays))
-            grows = growing_bytes(traced, batch_size, self._variables[0], self._data)
+            grows = growing_bytes(traced, batch_size, self._variables[0])
             return Needs(needed, grows + max(0, wasted))
 
 

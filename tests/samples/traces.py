@@ -34,8 +34,8 @@ def residents(traced, *sizes):
     """What the replays begin with, looked at on its way."""
     batch = BATCH * WIDTH * 4
     seen["batches"] = sum(a.requested_bytes == batch and a.start is not None for a in traced)
-    weights, _, data, _ = sizes
-    seen["growing"] = [replay.growing_bytes(traced, each, weights, data) for each in (BATCH, 1)]
+    apart, all_of_it = (replay.growing_bytes(traced, size, sizes[0]) for size in (BATCH, 1))
+    seen["growing"] = [apart, all_of_it]
     seen["chunks"] = [a.chunk_bytes / a.requested_bytes for a in traced if a.start is None]
     found = read(traced, *sizes)
     seen["residents"] = [size for size in found if size > 100_000]
