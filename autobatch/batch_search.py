@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from autobatch import memory_model
-from autobatch.growth import tells_growth
 from autobatch.records import Outcome, Trial
 from autobatch.sizes import SizeSpace
 
@@ -39,7 +38,6 @@ NEAR_BUDGET = 0.04  # share of the budget, or of a size, that is not worth an ou
 NEAR = 0.5  # of the size aimed at: from here on fragmentation and scatter are wanted too
 NEAR_AIM = 0.85  # share of the size aimed at within which trials scatter about the same edge
 EXPLORING = 0.8  # of the size aimed at: below it, a trial is there to learn the slope
-TELLING = 0.2  # of a size, that a trial may be smaller to tell more
 ROOM_SHARE = 0.95  # of the allocator's limit: what a trial may be expected to need at worst
 
 
@@ -396,15 +394,7 @@ class Search:
             )
         )
         worth = max(1.0, self.plan.precision * low)
-        if size is None or size - low < worth:
-            return None
-        return self._telling(size, low)
-
-    def _telling(self, size: int, low: int) -> int:
-        """A size hardly smaller, whose trial tells what grows with it from what does not."""
-        least = max(low + 1, math.ceil((1 - TELLING) * size))
-        sizes = (self._at_most(each) for each in range(size, least - 1, -1))
-        return next((s for s in sizes if s is not None and s >= least and tells_growth(s)), size)
+        return size if size is not None and size - low >= worth else None
 
     @property
     def _one_died(self) -> bool:

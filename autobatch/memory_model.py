@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from autobatch.records import Outcome, Trial
 
@@ -28,13 +28,11 @@ FROM_ONE = 4.0  # samples to try at most after a single one
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What one size needs, the least of its steady steps' peaks, and what of it may grow with the
-    size, where that was told apart."""
+    """What one size needs, and the least of its steady steps' peaks."""
 
     batch_size: int
     peak_bytes: int
     least_bytes: int
-    growing_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +70,7 @@ class MemoryModel:
             scatter = last.peak_bytes - last.least_bytes + point.peak_bytes - point.least_bytes
             if point.batch_size <= 0.8 * last.batch_size and rise > 2 * scatter:
                 return max(1.0, rise / (last.batch_size - point.batch_size))
-        return max(1.0, self._active / last.batch_size)
-
-    @property
-    def _active(self) -> int:
-        """Bytes that may grow from the largest size measured on; at least one."""
-        last = self.points[-1]
-        active = last.peak_bytes - self.resident_bytes
-        if last.growing_bytes is not None:  # the rest, such as gradients, is as large at any size
-            active = min(active, last.growing_bytes)
-        return max(1, active)
+        return max(1.0, (last.peak_bytes - self.resident_bytes) / last.batch_size)
 
     def largest_within(self, limit_bytes: float) -> float:
         """The size whose expected peak meets the limit; 0 where even no sample fits."""
@@ -116,7 +105,7 @@ class MemoryModel:
         room = limit_bytes - last.peak_bytes
         if room <= 0:  # a size beyond went through, so one between the two does
             return self.largest_within(limit_bytes)
-        active = self._active
+        active = max(1, last.peak_bytes - self.resident_bytes)
         size = last.batch_size * math.sqrt(1 + room / active)
         size = max(size, (size + min(CAREFUL_JUMP * last.batch_size, self._bent(room, active))) / 2)
         if last.batch_size == 1:
@@ -226,15 +215,13 @@ def fit(trials: Iterable[Trial]) -> MemoryModel | None:
         assert trial.peak_bytes is not None
         steady = trial.step_peak_bytes[1:] or trial.step_peak_bytes or (trial.peak_bytes,)
         required = needed(trial) or trial.peak_bytes
-        least, grows = min(min(steady), required), trial.growing_bytes
-        point = Point(trial.batch_size, required, least, grows)
+        point = Point(trial.batch_size, required, min(min(steady), required))
         known = measured.get(trial.batch_size)
         if known is not None:
             point = Point(
                 point.batch_size,
                 max(point.peak_bytes, known.peak_bytes),
                 min(point.least_bytes, known.least_bytes),
-                max((p.growing_bytes for p in (point, known) if p.growing_bytes), default=None),
             )
         measured[trial.batch_size] = point
         if trial.resident_bytes is not None:
@@ -246,7 +233,7 @@ def fit(trials: Iterable[Trial]) -> MemoryModel | None:
     for size in sorted(measured):
         point = measured[size]
         if points and points[-1].peak_bytes > point.peak_bytes:
-            point = replace(point, peak_bytes=points[-1].peak_bytes)
+            point = Point(size, points[-1].peak_bytes, point.least_bytes)
         points.append(point)
     floor = points[0].peak_bytes
     return MemoryModel(tuple(points), min(resident if resident is not None else 0, floor))

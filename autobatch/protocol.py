@@ -244,7 +244,6 @@ class TrialDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         resident_bytes: In use after it.
         needed_bytes: What the first steps need once fragmentation is counted; None where they were
             not traced, and in a proof where they need no more than is there.
-        growing_bytes: What of that may grow with the batch size.
         process_bytes: By NVML, all that the worker holds of a GPU; None where it does not say.
         validation_steps: Validation steps that ran.
         last_batch_size: Samples in the smaller last batch; None where there was none.
@@ -257,7 +256,6 @@ class TrialDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     other_peak_bytes: int
     resident_bytes: int
     needed_bytes: int | None = None
-    growing_bytes: int | None = None
     process_bytes: int | None = None
     validation_steps: int = 0
     last_batch_size: int | None = None
@@ -279,7 +277,6 @@ class TrialDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
             step_peak_bytes=self.step_peak_bytes,
             resident_bytes=self.resident_bytes,
             needed_bytes=self.needed_bytes,
-            growing_bytes=self.growing_bytes,
             process_bytes=self.process_bytes,
             step_seconds=self.step_seconds,
             proof=request.proof,

@@ -76,7 +76,6 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
         needed_bytes: The least limit under which replays of its first steps' allocations survive,
             fragmentation counted; None where they were not traced. Of a proof, only where that is
             more than the budget, or by default than it without half the headroom.
-        growing_bytes: What of `needed_bytes` may grow with the batch size; None with that.
         process_bytes: What NVML counts for the process after the steps: the allocator's memory, and
             all that is outside of it (CUDA's context, workspaces of cuDNN and cuBLAS, NCCL). None
             where it does not say.
@@ -97,7 +96,6 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     other_peak_bytes: int | None = None
     resident_bytes: int | None = None
     needed_bytes: int | None = None
-    growing_bytes: int | None = None
     process_bytes: int | None = None
     step_seconds: tuple[float, ...] = ()
     tight: bool = False

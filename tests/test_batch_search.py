@@ -30,7 +30,6 @@ from autobatch.batch_search import (
     run,
 )
 from autobatch.errors import UsageError
-from autobatch.growth import tells_growth
 from autobatch.records import Outcome, Trial
 from autobatch.sizes import SizeSpace
 
@@ -697,36 +696,6 @@ def test_a_careful_search_does_not_take_fixed_costs_for_what_samples_need() -> N
     found, end = careful_search(measure, budget)
     best = 47  # the largest that leaves 13 % free of what the budget leaves to batches
     assert 0.95 * best <= end.batch_size <= best
-    assert len(found.trials) <= found.allowance(end.batch_size)
-
-
-def test_a_careful_search_goes_far_where_it_is_known_what_grows() -> None:
-    """The same by replays, whose waste hides the slope: without knowing, it ends at 10 of 45."""
-    needs = {1: 355, 2: 379, 3: 434, 5: 434, 8: 444, 10: 475, 51: 769, 60: 834}  # megabytes
-    budget = 768 * MIB
-
-    def measure(size: int, *, proof: bool = False) -> Trial:
-        pairs = itertools.pairwise(needs.items())
-        (low, before), (high, behind) = next(p for p in pairs if p[0][0] <= size <= p[1][0])
-        need = int(1e6 * (before + (behind - before) * (size - low) / (high - low)))
-        assert need <= budget
-        return Trial(
-            batch_size=size,
-            outcome=Outcome.FITS,
-            peak_bytes=int(0.9 * need),
-            step_peak_bytes=(int(0.9 * need),) * 3,
-            resident_bytes=190_000_000,
-            needed_bytes=need,
-            growing_bytes=int(1e6 * (45 + 7.5 * size))
-            if tells_growth(size)
-            else need - 190_000_000,
-            proof=proof,
-        )
-
-    found, end = careful_search(measure, budget)
-    free = CAREFUL_HEADROOM * (budget - 190_000_000)
-    best = next(size for size in range(53, 0, -1) if measure(size).needed_bytes <= budget - free)
-    assert 0.93 * best <= end.batch_size <= best
     assert len(found.trials) <= found.allowance(end.batch_size)
 
 

@@ -319,9 +319,5 @@ def test_a_trace_begins_with_the_first_batch_behind_weights_data_and_slots() -> 
         assert each["running"] == [True] * 4 + [False] * 3
         assert each["batches"] >= 5
         assert each["needed"] > weights + values + targets
-        # Gradients, and what the optimizer makes of them, are as large as the weights.
-        apart, all_of_it = each["growing"]
-        assert 77 * (512 + 300) * 4 <= apart <= all_of_it / 2
-        assert apart <= each["may_grow"] <= each["needed"]
         assert each["chunks"]
         assert min(each["chunks"]) >= 1

@@ -27,7 +27,6 @@ ROOMS = [
     "bfc",
     "fragmentation",
     "residents",
-    "growth",
     "leaks",
     "memory_model",
     "batch_search",

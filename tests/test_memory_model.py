@@ -232,27 +232,6 @@ def test_fixed_costs_do_not_grow_with_the_size() -> None:
     assert hidden.largest_surely_within(400 * MIB) <= 20 * (400 / 300) ** 0.5
 
 
-@pytest.mark.parametrize("power", [1.0, 1.5, 2.0])
-def test_what_is_known_not_to_grow_leaves_more_room(power: float) -> None:
-    """All that may grow, at any time of a step, may grow with the square of the size."""
-
-    def growing(size: float) -> float:
-        return 5 * size**power
-
-    def at(size: int, *, told: bool) -> MemoryModel:
-        peak, grows = int((600 + growing(size)) * MIB), int(growing(size) * MIB)
-        return MemoryModel((Point(size, peak, peak, grows if told else None),), 200 * MIB)
-
-    for size in (5, 7, 11):
-        known, unknown = at(size, told=True), at(size, told=False)
-        for limit in (800, 1000, 2000):
-            sure = known.largest_surely_within(limit * MIB)
-            assert 600 + growing(sure) <= limit * 1.001 or sure <= size
-            assert sure >= unknown.largest_surely_within(limit * MIB)
-    more, less = (at(5, told=told).largest_surely_within(1000 * MIB) for told in (True, False))
-    assert more > 1.3 * less
-
-
 def test_no_risk_is_taken_where_there_is_no_room() -> None:
     assert line(2, 10).largest_without_risk(50 * MIB) == 0.0
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from autobatch import fragmentation
 from autobatch.engine.allocations import AllocationTrace
 from autobatch.engine.device_memory import DeviceMemory
-from autobatch.growth import growing_bytes
 from autobatch.residents import residents
 
 # Steps of a trace, the first included: that is where memory is laid out. Fewer where a step has so
@@ -21,22 +19,9 @@ LEAST_STEPS = 2
 MOST_READ = 70_000  # allocations
 
 
-@dataclass(frozen=True, slots=True)
-class Needs:
-    """What traced steps ask of a device.
-
-    Attributes:
-        needed_bytes: With fragmentation counted.
-        growing_bytes: What of it may grow with the batch size, what fragmentation adds included.
-    """
-
-    needed_bytes: int
-    growing_bytes: int
-
-
 class TrialTrace:
     """Traces the beginnings of trials, one after the other: `start`, so many times `step_ended`,
-    and then `needs`.
+    and then `needed_bytes`.
 
     Args:
         memory: The device's allocator.
@@ -78,11 +63,10 @@ class TrialTrace:
         """End without an answer, where a step may have died: the next trial traces anew."""
         self._trace.abandon()
 
-    def needs(self, batch_size: int, *, at_least: int, careful: bool) -> Needs | None:
+    def needed_bytes(self, *, at_least: int, careful: bool) -> int | None:
         """Replay what was traced; None where nothing was, or the profiler does not serve.
 
         Args:
-            batch_size: Samples a step.
             at_least: Bytes that are needed anyway.
             careful: Let fewer replays die.
         """
@@ -93,18 +77,14 @@ class TrialTrace:
             if not traced:
                 return None
             self._steps = max(LEAST_STEPS, min(MOST_STEPS, MOST_READ * self.steps // len(traced)))
-            stays = residents(traced, *self._variables, self._data, self._in_use)
-            needed = fragmentation.needed_bytes(
+            return fragmentation.needed_bytes(
                 traced,
-                residents=stays,
+                residents=residents(traced, *self._variables, self._data, self._in_use),
                 grows=self._memory.grows,
                 at_least=at_least,
                 steps=self.steps,
                 may_die=fragmentation.CAREFULLY if careful else fragmentation.MAY_DIE,
             )
-            wasted = needed - fragmentation.requested_peak(traced, sum(stays))
-            grows = growing_bytes(traced, batch_size, self._variables[0])
-            return Needs(needed, grows + max(0, wasted))
 
 
 @contextmanager

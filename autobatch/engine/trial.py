@@ -14,7 +14,7 @@ from autobatch.engine import optimizers
 from autobatch.engine.device import is_bfc
 from autobatch.engine.device_memory import DeviceMemory
 from autobatch.engine.recovery import KeptSteps
-from autobatch.engine.replay import Needs, TrialTrace
+from autobatch.engine.replay import TrialTrace
 from autobatch.engine.training import Training
 from autobatch.errors import ModelError
 from autobatch.protocol import RunTrial, TrialDone
@@ -109,7 +109,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         if len(self.peaks) >= self._until or self._tells_enough():
             self.model.stop_training = True
 
-    def needs(self) -> Needs | None:
+    def needed_bytes(self) -> int | None:
         """What the steps need with fragmentation counted; None without a trace, and in a proof
         where that is no more than the budget.
 
@@ -119,18 +119,16 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
             return None
         # Of a proof, only what exceeds the budget is asked for.
         least = (self._request.enough_bytes or 0) if self._request.proof else 0
-        size, careful = self._request.batch_size, self._request.careful
-        needs = self._trace.needs(size, at_least=least, careful=careful)
+        needs = self._trace.needed_bytes(at_least=least, careful=self._request.careful)
         if needs is None:
             return None
         if self._request.proof:
-            return needs if needs.needed_bytes > least else None
-        more = max(0, max(self.peaks) - max(self.peaks[: self._trace.steps]))
+            return needs if needs > least else None
+        needs += max(0, max(self.peaks) - max(self.peaks[: self._trace.steps]))
         # Where there are several replicas, one is traced, and the peaks are of all. Where memory
         # must not run out, the pool is training's own: a peak is no artefact of a larger one.
-        if careful or self._memory.replicas > 1:
-            more = max(more, max(self.peaks) - needs.needed_bytes)
-        return Needs(needs.needed_bytes + more, needs.growing_bytes + more)
+        peaks_count = self._request.careful or self._memory.replicas > 1
+        return max(needs, *self.peaks) if peaks_count else needs
 
     def _tells_enough(self) -> bool:
         """Whether more steps would say nothing that is asked for."""
@@ -213,13 +211,12 @@ def run(training: Training, recorder: Recorder, request: RunTrial, *, static: bo
         fit(last, 1, validate=request.validation)
     if request.proof:
         fit(size, SECOND_EPOCH_STEPS)
-    memory, needs = recorder._memory, recorder.needs()
+    memory = recorder._memory
     return TrialDone(
         step_peak_bytes=tuple(recorder.peaks),
         step_seconds=tuple(round(s, 4) for s in recorder.seconds),
         other_peak_bytes=max(recorder.other_peak, memory.peak_bytes()),
-        needed_bytes=needs.needed_bytes if needs is not None else None,
-        growing_bytes=needs.growing_bytes if needs is not None else None,
+        needed_bytes=recorder.needed_bytes(),
         process_bytes=memory.process_bytes(),
         resident_bytes=memory.bytes_in_use() + training.batches.device_bytes,
         validation_steps=recorder.validation_steps,

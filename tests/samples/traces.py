@@ -9,7 +9,7 @@ import tensorflow as tf
 from autobatch.engine import device, replay
 from autobatch.protocol import DeviceRequest
 
-SAMPLES, WIDTH, BATCH = 4000, 512, 77
+SAMPLES, WIDTH, BATCH = 4000, 512, 100
 
 model = keras.Sequential([keras.layers.Input((WIDTH,)), keras.layers.Dense(300, name="wide")])
 model.compile("adam", "mse")
@@ -34,8 +34,6 @@ def residents(traced, *sizes):
     """What the replays begin with, looked at on its way."""
     batch = BATCH * WIDTH * 4
     seen["batches"] = sum(a.requested_bytes == batch and a.start is not None for a in traced)
-    apart, all_of_it = (replay.growing_bytes(traced, size, sizes[0]) for size in (BATCH, 1))
-    seen["growing"] = [apart, all_of_it]
     seen["chunks"] = [a.chunk_bytes / a.requested_bytes for a in traced if a.start is None]
     found = read(traced, *sizes)
     seen["residents"] = [size for size in found if size > 100_000]
@@ -48,7 +46,6 @@ for name, data_bytes in (("known", known), ("unknown", ())):
     seen.clear()
     trace.start(model, data_bytes)
     model.fit(data.batch(BATCH).take(7), verbose=0, callbacks=[Steps()])
-    needs = trace.needs(BATCH, at_least=0, careful=False)
-    told = {"needed": needs.needed_bytes, "may_grow": needs.growing_bytes}
-    print(json.dumps({"name": name, "steps": trace.steps, **told, **seen}))
-assert trace.needs(BATCH, at_least=0, careful=False) is None, "read once"
+    needed = trace.needed_bytes(at_least=0, careful=False)
+    print(json.dumps({"name": name, "steps": trace.steps, "needed": needed, **seen}))
+assert trace.needed_bytes(at_least=0, careful=False) is None, "read once"
