@@ -213,7 +213,7 @@ class Replay:
         return True
 
     def half_survive(self, limit: int, *, grows: bool = True) -> bool:
-        """Whether half of every other replay go through under `limit`."""
+        """Whether half of the replays, of which it asks every other, go through under `limit`."""
         half = self._half
         return sum(self._goes_through(order, limit, grows) for order in half) * 2 >= len(half)
 

@@ -49,11 +49,11 @@ def residents(
     unknown = in_use_bytes - chunks - sum(known)
     # A large tensor's chunk may be twice its size: what is in use beside is no more than that.
     if unknown > max(known, default=0):
-        between += _pieces(unknown)
+        between += _tensors(unknown)
     return (*first, *between, *last)
 
 
-def _pieces(in_use_bytes: int) -> tuple[int, ...]:
+def _tensors(in_use_bytes: int) -> tuple[int, ...]:
     """Bytes in use as what they are: one tensor, or one that got a region whole and small ones.
 
     Where the allocator grows, a tensor that is more than half as long as its region gets all of it,

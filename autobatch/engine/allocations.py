@@ -145,10 +145,8 @@ def _events(plane: Any, device: str) -> Iterator[_Event]:
                     values[name] = stat.int64_value or stat.uint64_value
             if values.get("addr") and serves(values.get("allocator_name", ""), device):
                 time = line.timestamp_ns + event.offset_ps / 1000
-                requested, given = (
-                    values.get("requested_bytes", 0),
-                    values.get("allocation_bytes", 0),
-                )
+                requested = values.get("requested_bytes", 0)
+                given = values.get("allocation_bytes", 0)
                 yield time, taken, values["addr"], requested, given
 
 
