@@ -22,7 +22,7 @@ from autobatch.sizes import SizeSpace
 # Kept free of the budget by default: the first where fragmentation was counted, as needs by replay
 # scatter by as much from trace to trace; elsewhere what the peaks' measured spread asks for,
 # between the other two (measured: scripts/bench/main_job.py).
-REPLAYED_HEADROOM = 0.03
+REPLAYED_HEADROOM = 0.025
 LEAST_HEADROOM = 0.025
 MOST_HEADROOM = 0.06
 # Of the budget without what is in use between steps, where trials share the process that is to

@@ -9,26 +9,29 @@ under the limit in question, in orders that threads may take.
 
 from __future__ import annotations
 
+import math
 import random
+import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from autobatch.bfc import GRAIN, Chunk, OutOfMemory, Pool, rounded
 from autobatch.units import MIB
 
-REPLAYS = 24  # a death in ten fresh trainings should show
-# Where what a replay needs depends on its order, so does what the worst of few need: these tell it
-# to within 1.5 % where 24 do to within 4 % (a small CNN). Not more events than so many in all.
-MOST_REPLAYS = 96
-MOST_EVENTS = 150_000
-WIDE = 0.05  # what the worst need more than the median one, as a share, from which on that is so
-# Replays that may die, as a share: an order in many dozens of steps is an accident of the model's.
-MAY_DIE = 1 / 24
-CAREFULLY = 1 / 96  # where memory must not run out
-# Trainings meet rarer orders than these, which cost the more, the more it depends on the order.
-TAIL = 0.3  # of what the worst replays need more than the median one, added to what they need
+REPLAYS = 48  # at first; then as many as tell what is needed to within
+ERROR = 0.01  # of it, as a standard error; but not more than
+MOST_REPLAYS = 256
+MOST_EVENTS = 300_000  # in all
+# A size needs the mean of the limits that its replays need, and so many times their mean absolute
+# deviation from it: where memory is laid out differently from order to order, trainings meet rarer
+# orders than replays do. (Less noisy than a quantile of the limits or their standard deviation.)
+DEVIATIONS = 3.3
+MAY_DIE = 1 / 24  # share of the replays that may die all the same: orders that are accidents
+# Where memory must not run out.
+CAREFUL_DEVIATIONS = 4.1
+CAREFULLY = 1 / 96
 # How far threads move an event: in events, for what runs at once does not grow with the step, but
 # no farther than past a large allocation (from one step to the next these keep their order to
 # within one or two, one among twenty to within four to seven). A step of tens of thousands of
@@ -48,7 +51,8 @@ COARSEST = 128  # or, as long as there are more than
 MOST = 2_500  # allocations to replay, up to the peak over that
 BRIEF = 16  # events; a small allocation that lives no longer fits into any hole
 STRETCHES = 320  # of a trace; small allocations that begin and end in the same ones are merged
-RESOLUTION = 256  # the answer is exact to the least conceivable need over this: 0.4 %
+RESOLUTION = 256  # a replay's limit is exact to the least conceivable over this: 0.4 %
+REACH = 8  # of such steps, from where the others' limits lie, within which it is looked for first
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +97,10 @@ def needed_bytes(
     grows: bool = True,
     at_least: int = 0,
     steps: int = 1,
-    may_die: float = MAY_DIE,
+    careful: bool = False,
 ) -> int:
-    """What the first steps need, by the replays: the least limit under which all but `may_die`
-    survive, and `TAIL` of what that is above the limit under which half of them do.
+    """What the first steps need, by the replays: the mean of the least limits under which each
+    goes through, and `DEVIATIONS` of their mean absolute deviations from it.
 
     Args:
         allocations: Of the first steps.
@@ -104,47 +108,72 @@ def needed_bytes(
             order of their allocation. Where a large tensor (a data set) is among them it matters:
             it shapes the regions.
         grows: See `Pool`.
-        at_least: Bytes that are needed anyway. Where they do, they are the answer: to find that
-            out takes a tenth of the time.
+        at_least: Bytes that are needed anyway. Where the first replays need far less, they are the
+            answer.
         steps: How many they are the allocations of.
-        may_die: Share of the replays that may die.
+        careful: Memory must not run out: let fewer replays die.
     """
-    replay = Replay(allocations, residents=residents, steps=steps, may_die=may_die)
-    least = replay.least
-    if not least:
+    replay = Replay(allocations, residents=residents, grows=grows, steps=steps)
+    if not replay.least:
         return at_least
-
-    def survives(limit: int) -> bool:
-        return replay.survives(limit, grows=grows)
-
-    enough = int((at_least + TAIL * least) / (1 + TAIL))  # whatever the median is
-    if enough >= least and survives(enough) and survives(at_least):
-        return at_least
-    step = max(GRAIN, least // RESOLUTION)
-
-    def half_survive(limit: int) -> bool:
-        return replay.half_survive(limit, grows=grows)
-
-    most = _bisected(max(least, enough), step, survives)
-    median = _bisected(least, step, half_survive)
-    if most - median > WIDE * most and replay.extend():
-        most, median = _bisected(least, step, survives), _bisected(least, step, half_survive)
-    need = max(at_least, round(most + TAIL * max(0, most - median)))
-    while not survives(need):  # a larger limit is no better now and then: regions are others
-        need += step
-    return need
+    limits = Limits(replay, careful=careful)
+    limits.extend(REPLAYS)
+    if limits.need + 2 * limits.error > at_least:
+        limits.extend(limits.enough)
+    return max(at_least, limits.need)
 
 
-def _bisected(start: int, step: int, survives: Callable[[int], bool]) -> int:
-    """The least limit that serves, from `start` on, in steps of `step`."""
-    reach = 1
-    while not survives(start + reach * step):
-        reach *= 2
-    low, high = (reach // 2 if reach > 1 else -1), reach
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if survives(start + middle * step) else (middle, high)
-    return start + high * step
+class Limits:
+    """The least limits under which a training's replays go through, one after the other.
+
+    Args:
+        replay: What is replayed.
+        careful: See `needed_bytes`.
+    """
+
+    def __init__(self, replay: Replay, *, careful: bool) -> None:
+        self._replay = replay
+        self._deviations = CAREFUL_DEVIATIONS if careful else DEVIATIONS
+        self._may_die = CAREFULLY if careful else MAY_DIE
+        self._found: list[int] = []
+
+    def extend(self, number: int) -> None:
+        """Have at least so many."""
+        for order in range(len(self._found), number):
+            near = round(statistics.fmean(self._found)) if self._found else 0
+            self._found.append(self._replay.least_limit(order, near))
+
+    @property
+    def need(self) -> int:
+        """What training needs, by those so far."""
+        spare = int(self._may_die * len(self._found))
+        usual = statistics.fmean(self._found) + self._deviations * self._deviation
+        return max(round(usual), sorted(self._found)[-1 - spare])
+
+    @property
+    def error(self) -> float:
+        """The standard error of `need` were they normally distributed.
+
+        Of n numbers with a standard deviation s the mean has s / sqrt(n), and the mean absolute
+        deviation d, which is s * sqrt(2 / pi), has s * sqrt((1 - 2 / pi) / n) (Geary, 1935).
+        """
+        return self._error_of_one / math.sqrt(len(self._found))
+
+    @property
+    def enough(self) -> int:
+        """How many are to be had for an error of `ERROR`."""
+        number = math.ceil((self._error_of_one / (ERROR * self.need)) ** 2)
+        return min(number, MOST_REPLAYS, MOST_EVENTS // self._replay.events)
+
+    @property
+    def _deviation(self) -> float:
+        mean = statistics.fmean(self._found)
+        return statistics.fmean(abs(each - mean) for each in self._found)
+
+    @property
+    def _error_of_one(self) -> float:
+        normal = self._deviation / math.sqrt(2 / math.pi)
+        return normal * math.sqrt(1 + (1 - 2 / math.pi) * self._deviations**2)
 
 
 _Event = tuple[float, int, bool]  # when, of which allocation, whether it begins
@@ -155,12 +184,13 @@ class _NoHole(Exception):  # noqa: N818
 
 
 class Replay:
-    """A training's beginning, ready to be replayed under any limit.
+    """A training's beginning, ready to be replayed in any order and under any limit.
 
     The arguments: see `needed_bytes`.
 
     Attributes:
         least: Bytes live at the peak, rounded as the allocator rounds: no limit below will do.
+        events: Those of one replay.
     """
 
     def __init__(
@@ -168,10 +198,10 @@ class Replay:
         allocations: Sequence[Allocation],
         *,
         residents: Sequence[int] = (),
+        grows: bool = True,
         steps: int = 1,
-        may_die: float = MAY_DIE,
     ) -> None:
-        self._may_die = may_die
+        self._grows = grows
         whole = [Allocation(rounded(a.requested_bytes), a.start, a.end) for a in allocations]
         known = [rounded(size) for size in residents]
         self.least = requested_peak(whole, sum(known))
@@ -183,42 +213,40 @@ class Replay:
             self._kept = _merged(whole, max(GRAIN, self.least // fineness))
         self._small = len(self._kept) < len(whole)  # some were left out, and need a hole
         self._width = _width(whole, self.least // FINEST, steps)
-        self._orders: list[list[_Event]] = []  # the deadliest first
-        self._half: list[list[_Event]] = []
-        self._add(REPLAYS)
-        self._wait = round(MOST_WAIT * len(self._orders[0]) / steps)
+        self.events = sum((a.start is not None) + (a.end is not None) for a in self._kept)
+        self._wait = round(MOST_WAIT * self.events / steps)
 
-    def extend(self) -> bool:
-        """Have as many replays as there may be; False where that is no more than there are."""
-        now = len(self._orders)
-        self._add(min(MOST_REPLAYS, MOST_EVENTS // max(1, len(self._orders[0]))))
-        return len(self._orders) > now
+    def least_limit(self, order: int, near: int = 0) -> int:
+        """The least limit under which a replay goes through, to within `RESOLUTION`.
 
-    def _add(self, replays: int) -> None:
-        numbers = range(len(self._orders), replays)
-        more = [_order(self._kept, number, self._width) for number in numbers]
-        self._orders += more
-        self._half += more[::2]
+        Args:
+            order: Which of the orders; 0 is the trace's own.
+            near: Where it is likely to be, in bytes.
+        """
+        events = _order(self._kept, order, self._width)
+        step = max(GRAIN, self.least // RESOLUTION)
 
-    def survives(self, limit: int, *, grows: bool = True) -> bool:
-        """Whether all replays but `may_die` go through under `limit`."""
-        deaths, spare = 0, int(self._may_die * len(self._orders))
-        for place, order in enumerate(tuple(self._orders)):
-            if not self._goes_through(order, limit, grows):
-                # It dies most likely under the next limit, too.
-                self._orders.insert(0, self._orders.pop(place))
-                deaths += 1
-                if deaths > spare:
-                    return False
-        return True
+        def survives(place: int) -> bool:
+            return self._goes_through(events, self.least + place * step)
 
-    def half_survive(self, limit: int, *, grows: bool = True) -> bool:
-        """Whether half of the replays, of which it asks every other, go through under `limit`."""
-        half = self._half
-        return sum(self._goes_through(order, limit, grows) for order in half) * 2 >= len(half)
+        low, high, reach = -1, max(0, (near - self.least) // step), REACH
+        while not survives(high):
+            low, high, reach = high, high + reach, 2 * reach
+        while low < 0 < high or (low >= 0 and high - low > 1):
+            place = (low + high) // 2 if low >= 0 else max(0, high - reach)
+            reach *= 2
+            if survives(place):
+                high = place
+            else:
+                low = place
+        return self.least + high * step
 
-    def _goes_through(self, events: list[_Event], limit: int, grows: bool) -> bool:
-        pool = Pool(limit, grows=grows)
+    def goes_through(self, order: int, limit: int) -> bool:
+        """Whether a replay goes through under `limit`; order 0 is the trace's own."""
+        return self._goes_through(_order(self._kept, order, self._width), limit)
+
+    def _goes_through(self, events: list[_Event], limit: int) -> bool:
+        pool = Pool(limit, grows=self._grows)
         live: dict[int, Chunk] = {}
         try:
             for size in self._residents:

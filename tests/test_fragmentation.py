@@ -3,8 +3,10 @@
 import json
 import os
 import random
+import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,11 +16,15 @@ from hypothesis import strategies as st
 from autobatch import devices, fragmentation
 from autobatch.bfc import FIRST_REGION, GRAIN, OutOfMemory, Pool
 from autobatch.fragmentation import (
+    DEVIATIONS,
     JITTER,
     LARGE_JITTER,
+    MAY_DIE,
     MOST_JITTER,
+    REPLAYS,
     WAIT,
     Allocation,
+    Limits,
     Replay,
     needed_bytes,
     requested_peak,
@@ -92,22 +98,34 @@ def test_never_below_what_is_live(step, resident_bytes, grows):
     assert need >= requested_peak(step, resident_bytes)
 
 
-def survives(step, limit, grows, may_die=fragmentation.MAY_DIE):
-    """Whether few enough replays die, of those there are at first or of all."""
-    if not step:
-        return True
-    replay = Replay(step, may_die=may_die)
-    return replay.survives(limit, grows=grows) or (
-        replay.extend() and replay.survives(limit, grows=grows)
-    )
-
-
 @settings(max_examples=30, deadline=None)
 @given(steps(), st.booleans())
 def test_deterministic_and_enough(step, grows):
     need = needed_bytes(step, grows=grows)
     assert need == needed_bytes(step, grows=grows)
-    assert survives(step, need, grows)
+    if step:
+        limits = [Replay(step, grows=grows).least_limit(order) for order in range(REPLAYS)]
+        assert sum(limit > need for limit in limits) <= len(limits) * MAY_DIE
+
+
+@settings(max_examples=30, deadline=None)
+@given(steps(), st.booleans(), st.integers(0, 3), st.floats(0, 2))
+def test_a_replay_goes_through_under_its_limit_and_not_a_step_below(step, grows, order, near):
+    replay = Replay(step, grows=grows)
+    limit = replay.least_limit(order, round(near * replay.least))
+    assert limit >= replay.least
+    assert replay.goes_through(order, limit)
+    below = limit - max(GRAIN, replay.least // fragmentation.RESOLUTION)
+    assert below < replay.least or not replay.goes_through(order, below)
+
+
+def test_wherever_it_is_looked_for_first_the_limit_is_the_same() -> None:
+    """In one region a larger limit never is worse for these."""
+    step = [Allocation(70 * MIB, k, 10 + k) for k in range(4)]
+    replay = Replay(step, grows=False)
+    found = {replay.least_limit(3, near * MIB) for near in (0, 200, 280, 281, 300, 900, 4000)}
+    assert len(found) == 1
+    assert 280 * MIB <= found.pop() < 282 * MIB
 
 
 @settings(max_examples=30, deadline=None)
@@ -115,65 +133,94 @@ def test_deterministic_and_enough(step, grows):
 def test_what_is_needed_anyway_is_the_least(step, grows, at_least):
     need = needed_bytes(step, grows=grows, at_least=at_least)
     assert need >= at_least
-    replay = Replay(step)
-    assert not step or (need >= replay.least and survives(step, need, grows))
-    # Where they survive under so much less that no median could ask for more, it is the answer.
-    tail = fragmentation.TAIL
-    enough = int((at_least + tail * replay.least) / (1 + tail))
-    done = (replay.survives(limit, grows=grows) for limit in (enough, at_least))
-    if enough >= replay.least and all(done):
-        assert need == at_least
+    alone = needed_bytes(step, grows=grows)
+    assert need in (at_least, alone)
+    if alone > 2 * at_least or not step:
+        assert need == max(alone, at_least)
 
 
-@settings(max_examples=30, deadline=None)
-@given(steps(), st.booleans(), st.integers(0, 80 * MIB))
-def test_where_no_replay_may_die_none_does(step, grows, limit):
-    careful = Replay(step, may_die=0)
-    need = needed_bytes(step, grows=grows, may_die=0)
-    assert survives(step, need, grows, may_die=0)
-    if careful.survives(limit, grows=grows):
-        assert Replay(step).survives(limit, grows=grows)
-
-
-def test_where_no_replay_may_die_more_is_needed():
+def shuffled_step():
     shuffle = random.Random(3)
     step = []
     for _ in range(60):
         start = shuffle.randrange(120)
         size = shuffle.randrange(1, 12) * MIB
         step.append(Allocation(size, start, start + shuffle.randrange(1, 30)))
-    assert needed_bytes(step, may_die=0) > needed_bytes(step)
+    return step
 
 
-def test_the_more_it_depends_on_the_order_the_more_is_needed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_where_memory_must_not_run_out_more_is_needed():
+    assert needed_bytes(shuffled_step(), careful=True) > needed_bytes(shuffled_step())
+
+
+def test_the_more_it_depends_on_the_order_the_more_is_needed() -> None:
     """Half of the replays that overlap need two buffers at once, and others one."""
     size = 64 * MIB
     far = [Allocation(size, 0, 200), Allocation(size, 4_000, 4_999)]
-    near = [Allocation(size, 0, 200), Allocation(size, 200 + JITTER * 3 // 4, 4_999)]
-    found = [needed_bytes(each, grows=False) for each in (far, near)]
-    monkeypatch.setattr(fragmentation, "TAIL", 0)
-    plain = [needed_bytes(each, grows=False) for each in (far, near)]
-    assert plain[0] < 1.02 * size
-    assert plain[1] >= 2 * size
-    assert found[0] == plain[0]
-    assert 2.2 * size < found[1] < 2.4 * size
+    near = [Allocation(size, 0, 200), Allocation(size, 200 + JITTER // 3, 4_999)]
+    assert needed_bytes(far, grows=False) < 1.02 * size
+    assert 2 * size < needed_bytes(near, grows=False) < 3.2 * size
 
 
-def test_where_few_replays_lie_far_apart_more_of_them_tell(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two of the first 24 need both buffers at once, and so do four of 96: one in 24."""
-    size = 64 * MIB
-    step = [Allocation(size, 0, 200), Allocation(size, 200 + 106, 4_999)]
-    assert needed_bytes(step, grows=False) < 1.02 * size
-    monkeypatch.setattr(fragmentation, "MOST_EVENTS", 4 * fragmentation.REPLAYS)
-    assert needed_bytes(step, grows=False) > 2 * size, "no more of them where that takes too long"
+class Orders:
+    """In place of a replay: limits as they are given, one an order."""
+
+    events = 1000
+
+    def __init__(self, limits: Sequence[int]) -> None:
+        self._limits = limits
+        self.asked: list[tuple[int, int]] = []
+
+    def least_limit(self, order: int, near: int = 0) -> int:
+        self.asked.append((order, near))
+        return self._limits[order % len(self._limits)]
 
 
-def test_more_replays_are_added_once() -> None:
-    replay = Replay([Allocation(MIB, 0, 1)])
-    assert replay.extend()
-    assert not replay.extend()
+def test_the_mean_and_so_many_of_the_mean_deviation_are_needed() -> None:
+    limits = Limits(Orders([900, 1100]), careful=False)
+    limits.extend(10)
+    assert limits.need == 1000 + round(DEVIATIONS * 100)
+
+
+def test_rare_orders_far_beyond_the_others_may_die_but_no_more_of_them() -> None:
+    for rare, need in ((2, 1000), (3, 9000)):
+        limits = Limits(Orders([9000] * rare + [1000] * (REPLAYS - rare)), careful=False)
+        limits.extend(REPLAYS)
+        usual = 1000 + rare / REPLAYS * 8000 * (1 + DEVIATIONS * 2 * (1 - rare / REPLAYS))
+        assert limits.need == max(need, round(usual))
+
+
+def test_each_limit_is_looked_for_where_the_others_are() -> None:
+    orders = Orders([900, 1100, 1000])
+    Limits(orders, careful=False).extend(3)
+    assert orders.asked == [(0, 0), (1, 900), (2, 1000)]
+
+
+def test_as_many_replays_tell_as_their_scatter_asks_for() -> None:
+    """The error of the answer, were they normal; and what there may be of them at most."""
+    shuffle = random.Random(0)
+    for deviation, most in ((1, REPLAYS), (40, 255), (400, fragmentation.MOST_REPLAYS)):
+        orders = Orders([round(shuffle.gauss(1000, deviation)) for _ in range(1000)])
+        limits = Limits(orders, careful=False)
+        limits.extend(REPLAYS)
+        limits.extend(limits.enough)
+        assert REPLAYS <= len(orders.asked) <= most
+        if deviation == 40:
+            assert len(orders.asked) > REPLAYS
+            assert 0.8 < limits.error / (limits.need * fragmentation.ERROR) < 1.25
+        orders.events = fragmentation.MOST_EVENTS // 10
+        assert limits.enough <= 10
+
+
+def test_the_error_is_that_of_many_samples() -> None:
+    shuffle = random.Random(1)
+    needs, errors = [], []
+    for _ in range(300):
+        limits = Limits(Orders([round(shuffle.gauss(1e6, 1e4)) for _ in range(64)]), careful=False)
+        limits.extend(64)
+        needs.append(limits.need)
+        errors.append(limits.error)
+    assert statistics.pstdev(needs) == pytest.approx(statistics.fmean(errors), rel=0.2)
 
 
 @settings(max_examples=30, deadline=None)
@@ -231,14 +278,20 @@ def test_pool_rounds_to_the_grain():
     assert Pool(MIB, grows=False).allocate(1).size == GRAIN
 
 
+def survive(trace, limit, steps=1):
+    """Whether all replays but those that may die go through, in one region."""
+    replay = Replay(trace, grows=False, steps=steps)
+    return sum(not replay.goes_through(k, limit) for k in range(REPLAYS)) <= MAY_DIE * REPLAYS
+
+
 def test_a_chunk_given_out_whole_leaves_nothing_for_the_smallest() -> None:
     """So dies an XLA program: its one large buffer takes all, and four bytes are then too many."""
     large = Allocation(100 * MIB, 0, 40)
     small = [Allocation(4, start, start + 2) for start in range(1, 30, 3)]
     limit = 180 * MIB  # 80 MiB would be left over: too little to be split off
-    assert Replay([large]).survives(limit, grows=False)
-    assert not Replay([large, *small]).survives(limit, grows=False)
-    assert Replay([large, *small]).survives(240 * MIB, grows=False)  # split off: 140 MiB
+    assert survive([large], limit)
+    assert not survive([large, *small], limit)
+    assert survive([large, *small], 240 * MIB)  # split off: 140 MiB
     assert needed_bytes([large, *small], grows=False) > 199 * MIB
 
 
@@ -266,8 +319,7 @@ def test_what_runs_at_once_may_change_places(
         Allocation(size, half + apart, events - 1),
         *(Allocation(MIB // 2, 2 * k, 2 * k + 1) for k in range(others)),
     ]
-    replay = Replay(trace, steps=steps)
-    assert replay.survives(2 * size - MIB, grows=False) is not change_places
+    assert survive(trace, 2 * size - MIB, steps=steps) is not change_places
 
 
 @pytest.mark.parametrize(("later", "waits"), [(0, True), (30, False), (WAIT + 20, False)])
@@ -281,8 +333,8 @@ def test_a_request_waits_for_what_is_released_soon(later: int, waits: bool) -> N
         Allocation(size, start, 2 * start),
     ]
     limit = size + size // 2 + many * MIB // 4
-    assert Replay(trace).survives(limit, grows=False) is waits
-    assert Replay(trace).survives(limit + size, grows=False)
+    assert survive(trace, limit) is waits
+    assert survive(trace, limit + size)
 
 
 def test_the_beginning_counts_and_not_only_the_steps_alike() -> None:

@@ -83,7 +83,7 @@ class TrialTrace:
                 grows=self._memory.grows,
                 at_least=at_least,
                 steps=self.steps,
-                may_die=fragmentation.CAREFULLY if careful else fragmentation.MAY_DIE,
+                careful=careful,
             )
 
 
