@@ -21,8 +21,7 @@ from autobatch.sizes import SizeSpace
 
 # Kept free of the budget by default: the first where fragmentation was counted, as needs by replay
 # scatter by as much from trace to trace; elsewhere what the peaks' measured spread asks for,
-# between the other two (measured: scripts/bench/main_job.py).
-REPLAYED_HEADROOM = 0.025
+# between the two (measured: scripts/bench/main_job.py).
 LEAST_HEADROOM = 0.025
 MOST_HEADROOM = 0.06
 # Of the budget without what is in use between steps, where trials share the process that is to
@@ -142,8 +141,8 @@ class Search:
             return self.plan.headroom_bytes
         if self.plan.careful:  # what stays from step to step does not scatter
             resident = model.resident_bytes if model is not None else 0
-            return int(max(REPLAYED_HEADROOM * budget, CAREFUL_HEADROOM * (budget - resident)))
-        return int((REPLAYED_HEADROOM if self._replayed else LEAST_HEADROOM) * budget)
+            return int(max(LEAST_HEADROOM * budget, CAREFUL_HEADROOM * (budget - resident)))
+        return int(LEAST_HEADROOM * budget)
 
     @property
     def enough_bytes(self) -> int:

@@ -37,7 +37,7 @@ CAREFULLY = 1 / 96
 # within one or two, one among twenty to within four to seven). A step of tens of thousands of
 # events, as a loop makes them, has short operations: there it is a share of them. All of it is
 # fitted to the deaths of five models, whose steps have from 1,300 to 44,000 events: their safe
-# maxima need from 91 to 103 % of the limit by replay.
+# maxima need from 94 to 101 % of the limit by replay.
 JITTER = 130
 MOST_JITTER, LEAST_JITTER = 0.1, 0.02  # of a step's events
 LARGE_JITTER = 1  # large allocations, those of at least the peak over `FINEST`

@@ -21,7 +21,6 @@ from autobatch.batch_search import (
     CAREFUL_HEADROOM,
     LEAST_HEADROOM,
     MOST_HEADROOM,
-    REPLAYED_HEADROOM,
     Done,
     GiveUp,
     Plan,
@@ -811,7 +810,7 @@ def test_no_trial_is_cut_short_that_might_yet_fit() -> None:
     assert found.headroom_bytes == MOST_HEADROOM * 1000 * MIB
     assert found.enough_bytes == (1 - LEAST_HEADROOM) * 1000 * MIB
     replayed = found.add(msgspec.structs.replace(scattered, batch_size=9, needed_bytes=900 * MIB))
-    assert replayed.enough_bytes == replayed.target_bytes == (1 - REPLAYED_HEADROOM) * 1000 * MIB
+    assert replayed.enough_bytes == replayed.target_bytes == (1 - LEAST_HEADROOM) * 1000 * MIB
     asked = replace(plan, headroom_bytes=10 * MIB)
     assert Search(asked, (scattered,)).enough_bytes == 990 * MIB
     # A proof's replays may need what lies half a headroom higher, where they can be compared.
