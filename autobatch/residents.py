@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from autobatch.fragmentation import Allocation
+from autobatch.footprint import Allocation
 from autobatch.units import MIB
 
 SMALL = 1 / 16  # of a region: what lies beside the tensor that has it

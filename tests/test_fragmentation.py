@@ -13,23 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autobatch import devices, fragmentation
+from autobatch import devices, fragmentation, replays
 from autobatch.bfc import FIRST_REGION, GRAIN, OutOfMemory, Pool
-from autobatch.fragmentation import (
-    DEVIATIONS,
-    JITTER,
-    LARGE_JITTER,
-    MAY_DIE,
-    MOST_JITTER,
-    REPLAYS,
-    WAIT,
-    Allocation,
-    Limits,
-    Replay,
-    needed_bytes,
-    requested_peak,
-)
+from autobatch.footprint import Allocation, requested_peak
+from autobatch.fragmentation import DEVIATIONS, MAY_DIE, REPLAYS, Limits, needed_bytes
 from autobatch.options import ProbeOptions
+from autobatch.replays import JITTER, LARGE_JITTER, MOST_JITTER, WAIT, Replay
 from autobatch.units import MIB
 
 SLACK = 1 + 1 / 60  # of the search's resolution
@@ -115,7 +104,7 @@ def test_a_replay_goes_through_under_its_limit_and_not_a_step_below(step, grows,
     limit = replay.least_limit(order, round(near * replay.least))
     assert limit >= replay.least
     assert replay.goes_through(order, limit)
-    below = limit - max(GRAIN, replay.least // fragmentation.RESOLUTION)
+    below = limit - max(GRAIN, replay.least // replays.RESOLUTION)
     assert below < replay.least or not replay.goes_through(order, below)
 
 

@@ -25,6 +25,8 @@ ROOMS = [
     "events",
     "sizes",
     "bfc",
+    "footprint",
+    "replays",
     "fragmentation",
     "residents",
     "leaks",

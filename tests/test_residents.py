@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autobatch.fragmentation import Allocation
+from autobatch.footprint import Allocation
 from autobatch.residents import residents
 from autobatch.units import MIB
 

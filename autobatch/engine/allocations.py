@@ -16,7 +16,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from autobatch.fragmentation import Allocation
+from autobatch.footprint import Allocation
 
 _TAKEN, _GIVEN = "MemoryAllocation", "MemoryDeallocation"
 _WANTED = frozenset({"requested_bytes", "allocation_bytes", "addr", "allocator_name"})

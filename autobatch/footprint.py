@@ -1,0 +1,121 @@
+"""What a training's first steps allocate, and the same memory in fewer allocations. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from autobatch.bfc import GRAIN
+from autobatch.units import MIB
+
+FINEST = 1024  # what is smaller than the peak over this is merged with its like: 0.1 % each,
+COARSEST = 128  # or, as long as there are more than
+MOST = 2_500  # allocations to replay, up to the peak over that
+BRIEF = 16  # events; a small allocation that lives no longer fits into any hole
+STRETCHES = 320  # of a trace; small allocations that begin and end in the same ones are merged
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """One allocation of a trace.
+
+    Attributes:
+        requested_bytes: As asked for, before rounding.
+        start: Its place in the order of the trace's events, or None if it was live before.
+        end: The place of its release in that order, or None if it was live at the end.
+        chunk_bytes: What the allocator gave for it; 0 where that is not known.
+    """
+
+    requested_bytes: int
+    start: int | None
+    end: int | None
+    chunk_bytes: int = 0
+
+
+def requested_peak(allocations: Iterable[Allocation], resident_bytes: int = 0) -> int:
+    """Most bytes live at once, as requested: what no allocator can do without."""
+    changes: list[tuple[int, int]] = []
+    live = 0
+    for each in allocations:
+        if each.start is None:
+            live += each.requested_bytes
+        else:
+            changes.append((each.start, each.requested_bytes))
+        if each.end is not None:
+            changes.append((each.end, -each.requested_bytes))
+    peak = live
+    for _, change in sorted(changes):
+        live += change
+        peak = max(peak, live)
+    return peak + resident_bytes
+
+
+def events_of(allocations: Iterable[Allocation]) -> int:
+    """How many there are in the trace."""
+    return max((max(a.start or 0, a.end or 0) for a in allocations), default=0) + 1
+
+
+def coarsened(allocations: Sequence[Allocation], peak_bytes: int) -> list[Allocation]:
+    """The same memory in fewer allocations, as a rule not more than `MOST`.
+
+    Args:
+        allocations: Of the first steps.
+        peak_bytes: What is live at their peak.
+    """
+    fineness = FINEST
+    kept = _merged(allocations, max(GRAIN, peak_bytes // fineness))
+    while len(kept) > MOST and fineness > COARSEST:
+        fineness //= 2
+        kept = _merged(allocations, max(GRAIN, peak_bytes // fineness))
+    return kept
+
+
+def pieces(sizes: Iterable[int]) -> Iterator[int]:
+    """The same bytes, small neighbours taken together."""
+    small = 0
+    for size in sizes:
+        if size < MIB // 4:
+            small += size
+        if small >= MIB // 4 or (small and size >= MIB // 4):
+            yield small
+            small = 0
+        if size >= MIB // 4:
+            yield size
+    if small:
+        yield small
+
+
+def _merged(allocations: Sequence[Allocation], finest: int) -> list[Allocation]:
+    """The same memory in fewer allocations: small ones of one lifetime become one of their sum."""
+    stretch = max(1, events_of(allocations) // STRETCHES)
+    kept: list[Allocation] = []
+    groups: dict[tuple[int | None, int | None], list[Allocation]] = {}
+    sums: Counter[tuple[int | None, int | None]] = Counter()  # bytes of each group
+
+    def close(group: list[Allocation]) -> None:
+        starts = sorted(a.start for a in group if a.start is not None)
+        ends = sorted(a.end for a in group if a.end is not None)
+        start = starts[len(starts) // 2] if starts else None
+        end = ends[len(ends) // 2] if ends else None
+        if start is not None and end is not None:
+            end = max(end, start + 1)
+        kept.append(Allocation(sum(a.requested_bytes for a in group), start, end))
+
+    for each in allocations:
+        brief = each.start is not None and each.end is not None and each.end - each.start <= BRIEF
+        if each.requested_bytes >= finest:
+            kept.append(each)
+        elif not brief:
+            key = (
+                None if each.start is None else each.start // stretch,
+                None if each.end is None else each.end // stretch,
+            )
+            groups.setdefault(key, []).append(each)
+            sums[key] += each.requested_bytes
+            if sums[key] >= 2 * finest:
+                close(groups.pop(key))
+                del sums[key]
+    for group in groups.values():
+        close(group)
+    return kept

@@ -1,0 +1,175 @@
+"""A training's beginning, replayed through the allocator's rules in orders that threads may take.
+Pure."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+
+from autobatch.bfc import GRAIN, Chunk, OutOfMemory, Pool, rounded
+from autobatch.footprint import FINEST, Allocation, coarsened, events_of, pieces, requested_peak
+
+# How far threads move an event: in events, for what runs at once does not grow with the step, but
+# no farther than past a large allocation (from one step to the next these keep their order to
+# within one or two, one among twenty to within four to seven). A step of tens of thousands of
+# events, as a loop makes them, has short operations: there it is a share of them. All of it is
+# fitted to the deaths of five models, whose steps have from 1,300 to 44,000 events: their safe
+# maxima need from 94 to 101 % of the limit by replay.
+JITTER = 130
+MOST_JITTER, LEAST_JITTER = 0.1, 0.02  # of a step's events
+LARGE_JITTER = 1  # large allocations, those of at least the peak over `FINEST`
+# For how many events a request that finds no chunk waits (kMaxMillisToWait, 10 s) while the
+# operations that run beside it end, and gets what they release; of those that are no small
+# allocation's, as a convolution takes hundreds for its shards, no more than a share of a step's.
+WAIT = 200
+MOST_WAIT = 0.06
+RESOLUTION = 256  # a replay's limit is exact to the least conceivable over this: 0.4 %
+REACH = 8  # of such steps, from where the others' limits lie, within which it is looked for first
+
+
+_Event = tuple[float, int, bool]  # when, of which allocation, whether it begins
+
+
+class _NoHole(Exception):  # noqa: N818
+    """Every byte is given out, and what is too small to be replayed finds no chunk."""
+
+
+class Replay:
+    """A training's beginning, ready to be replayed in any order and under any limit.
+
+    Args:
+        allocations: Of the first steps.
+        residents: Sizes of what stays in use besides them (weights, data, optimizer slots), in the
+            order of their allocation. Where a large tensor (a data set) is among them it matters:
+            it shapes the regions.
+        grows: See `Pool`.
+        steps: How many they are the allocations of.
+
+    Attributes:
+        least: Bytes live at the peak, rounded as the allocator rounds: no limit below will do.
+        events: Those of one replay.
+    """
+
+    def __init__(
+        self,
+        allocations: Sequence[Allocation],
+        *,
+        residents: Sequence[int] = (),
+        grows: bool = True,
+        steps: int = 1,
+    ) -> None:
+        self._grows = grows
+        whole = [Allocation(rounded(a.requested_bytes), a.start, a.end) for a in allocations]
+        known = [rounded(size) for size in residents]
+        self.least = requested_peak(whole, sum(known))
+        self._residents = list(pieces(known))
+        self._kept = coarsened(whole, self.least)
+        self._small = len(self._kept) < len(whole)  # some were left out, and need a hole
+        self._width = _width(whole, self.least // FINEST, steps)
+        self.events = sum((a.start is not None) + (a.end is not None) for a in self._kept)
+        self._wait = round(MOST_WAIT * self.events / steps)
+
+    def least_limit(self, order: int, near: int = 0) -> int:
+        """The least limit under which a replay goes through, to within `RESOLUTION`.
+
+        Args:
+            order: Which of the orders; 0 is the trace's own.
+            near: Where it is likely to be, in bytes.
+        """
+        events = _order(self._kept, order, self._width)
+        step = max(GRAIN, self.least // RESOLUTION)
+
+        def survives(place: int) -> bool:
+            return self._goes_through(events, self.least + place * step)
+
+        low, high, reach = -1, max(0, (near - self.least) // step), REACH
+        while not survives(high):
+            low, high, reach = high, high + reach, 2 * reach
+        while low < 0 < high or (low >= 0 and high - low > 1):
+            place = (low + high) // 2 if low >= 0 else max(0, high - reach)
+            reach *= 2
+            if survives(place):
+                high = place
+            else:
+                low = place
+        return self.least + high * step
+
+    def goes_through(self, order: int, limit: int) -> bool:
+        """Whether a replay goes through under `limit`; order 0 is the trace's own."""
+        return self._goes_through(_order(self._kept, order, self._width), limit)
+
+    def _goes_through(self, events: list[_Event], limit: int) -> bool:
+        pool = Pool(limit, grows=self._grows)
+        live: dict[int, Chunk] = {}
+        try:
+            for size in self._residents:
+                pool.allocate(size)
+            for i, each in enumerate(self._kept):
+                if each.start is None:
+                    live[i] = pool.allocate(each.requested_bytes)
+            for place, (_, i, begins) in enumerate(events):
+                if begins:
+                    live[i] = self._allocate(pool, live, events, place)
+                elif i in live:  # else a request that waited had it released
+                    pool.release(live.pop(i))
+        except (OutOfMemory, _NoHole):
+            return False
+        return True
+
+    def _allocate(
+        self, pool: Pool, live: dict[int, Chunk], events: list[_Event], place: int
+    ) -> Chunk:
+        size = self._kept[events[place][1]].requested_bytes
+        try:
+            chunk = pool.allocate(size)
+        except OutOfMemory:
+            for other in self._soon_released(live, events, place):
+                pool.release(live.pop(other))
+                with suppress(OutOfMemory):
+                    return pool.allocate(size)
+            raise
+        # A chunk given out whole may have been the last: what is too small to be replayed
+        # finds none then. (So dies an XLA program whose one large buffer took all.)
+        if self._small and pool.full and not any(self._soon_released(live, events, place)):
+            raise _NoHole
+        return chunk
+
+    def _soon_released(
+        self, live: dict[int, Chunk], events: list[_Event], place: int
+    ) -> Iterator[int]:
+        """What a request at this place sees released while it waits."""
+        until = events[place][0] + WAIT
+        for at, i, begins in events[place + 1 : place + 1 + self._wait]:
+            if at > until:
+                return
+            if not begins and i in live:
+                yield i
+
+
+def _width(allocations: Sequence[Allocation], large: int, steps: int) -> float:
+    """How far an event may move, in events."""
+    every = events_of(allocations)
+    number = sum(a.requested_bytes >= large and a.start is not None for a in allocations)
+    events = every / steps
+    apart = every / max(1, number)  # of large ones
+    usual = max(LEAST_JITTER * events, min(JITTER, MOST_JITTER * events))
+    return min(usual, LARGE_JITTER * apart)
+
+
+def _order(kept: Sequence[Allocation], number: int, width: float) -> list[_Event]:
+    """The events, but for replay 0 each moved by up to `width`; a release stays behind its
+    allocation."""
+    shuffle = random.Random(number)  # noqa: S311 - no secret
+    if not number:
+        width = 0.0
+    events: list[_Event] = []
+    for i, each in enumerate(kept):
+        begun = -1.0
+        if each.start is not None:
+            begun = each.start + shuffle.random() * width
+            events.append((begun, i, True))
+        if each.end is not None:
+            events.append((max(each.end + shuffle.random() * width, begun + 1e-6), i, False))
+    events.sort()
+    return events
