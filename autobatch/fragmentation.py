@@ -3,8 +3,8 @@
 A training dies where no free chunk is long enough, which is before the bytes in use reach the
 limit: chunks lie scattered, a request gets a whole chunk of up to twice its size, and an allocator
 that grows never joins its regions. So the peak alone does not foretell deaths. The allocations of
-its first steps do, from the first batch of data on, for that is where memory is laid out; replayed
-under the limit in question, in orders that threads may take.
+its first steps do, from the first batch of data on, for that is where memory is laid out;
+replayed in orders that threads may take, each tells the least limit under which it goes through.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from autobatch.replays import Replay
 REPLAYS = 48  # at first; then as many as tell what is needed to within
 ERROR = 0.01  # of it, as a standard error; but not more than
 MOST_REPLAYS = 256
-MOST_EVENTS = 300_000  # in all
+MOST_EVENTS = 300_000  # in all, where the first have fewer
 # A size needs the mean of the limits that its replays need, and so many times their mean absolute
 # deviation from it: where memory is laid out differently from order to order, trainings meet rarer
 # orders than replays do. (Less noisy than a quantile of the limits or their standard deviation.)
@@ -46,7 +46,7 @@ def needed_bytes(
         allocations, residents, grows, steps: See `Replay`.
         at_least: Bytes that are needed anyway. Where the first replays need far less, they are the
             answer.
-        careful: Memory must not run out: let fewer replays die.
+        careful: Memory must not run out: count more deviations, and let fewer replays die.
     """
     replay = Replay(allocations, residents=residents, grows=grows, steps=steps)
     if not replay.least:
@@ -64,46 +64,49 @@ class Limits:
     Args:
         replay: What is replayed.
         careful: See `needed_bytes`.
+
+    Attributes:
+        found: Those so far, by the number of their order.
     """
 
     def __init__(self, replay: Replay, *, careful: bool) -> None:
         self._replay = replay
         self._deviations = CAREFUL_DEVIATIONS if careful else DEVIATIONS
         self._may_die = CAREFULLY if careful else MAY_DIE
-        self._found: list[int] = []
+        self.found: list[int] = []
 
     def extend(self, number: int) -> None:
         """Have at least so many."""
-        for order in range(len(self._found), number):
-            near = round(statistics.fmean(self._found)) if self._found else 0
-            self._found.append(self._replay.least_limit(order, near))
+        for order in range(len(self.found), number):
+            near = round(statistics.fmean(self.found)) if self.found else 0
+            self.found.append(self._replay.least_limit(order, near))
 
     @property
     def need(self) -> int:
         """What training needs, by those so far."""
-        spare = int(self._may_die * len(self._found))
-        usual = statistics.fmean(self._found) + self._deviations * self._deviation
-        return max(round(usual), sorted(self._found)[-1 - spare])
+        spare = int(self._may_die * len(self.found))
+        usual = statistics.fmean(self.found) + self._deviations * self._deviation
+        return max(round(usual), sorted(self.found)[-1 - spare])
 
     @property
     def error(self) -> float:
-        """The standard error of `need` were they normally distributed.
+        """The standard error of `need` were they normally distributed, and not a few far off.
 
         Of n numbers with a standard deviation s the mean has s / sqrt(n), and the mean absolute
         deviation d, which is s * sqrt(2 / pi), has s * sqrt((1 - 2 / pi) / n) (Geary, 1935).
         """
-        return self._error_of_one / math.sqrt(len(self._found))
+        return self._error_of_one / math.sqrt(len(self.found))
 
     @property
     def enough(self) -> int:
         """How many are to be had for an error of `ERROR`."""
         number = math.ceil((self._error_of_one / (ERROR * self.need)) ** 2)
-        return min(number, MOST_REPLAYS, MOST_EVENTS // self._replay.events)
+        return min(number, MOST_REPLAYS, MOST_EVENTS // max(1, self._replay.events))
 
     @property
     def _deviation(self) -> float:
-        mean = statistics.fmean(self._found)
-        return statistics.fmean(abs(each - mean) for each in self._found)
+        mean = statistics.fmean(self.found)
+        return statistics.fmean(abs(each - mean) for each in self.found)
 
     @property
     def _error_of_one(self) -> float:

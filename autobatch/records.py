@@ -73,7 +73,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
             while validation runs.
         step_peak_bytes: Most bytes in use on the device during each step, in order.
         resident_bytes: In use between steps: weights, optimizer slots, data; None if unknown.
-        needed_bytes: The least limit under which replays of its first steps' allocations survive,
+        needed_bytes: What its first steps need by replays of their allocations, with
             fragmentation counted; None where they were not traced. Of a proof, only where that is
             more than the budget, or by default than it without half the headroom.
         process_bytes: What NVML counts for the process after the steps: the allocator's memory, and
@@ -269,8 +269,8 @@ class ProbeResult(msgspec.Struct, frozen=True, kw_only=True):
         device: Where the trials ran, and what they could use.
         peak_bytes: The largest peak measured at `batch_size` with room to spare: in its search
             trials, else in its proof, where the allocator hands out free chunks whole.
-        needed_bytes: The least limit under which replays of the first steps at `batch_size`
-            survive, with fragmentation counted; None where none was traced.
+        needed_bytes: What the first steps at `batch_size` need by their replays, with
+            fragmentation counted; None where none was traced.
         headroom_bytes: Bytes of the budget asked to be kept free of the peak.
         samples_per_second: Throughput in the proof's steady steps.
         steps_per_epoch: Optimizer steps one pass over the data then takes; None if unknown.

@@ -87,8 +87,10 @@ class Replay:
         while not survives(high):
             low, high, reach = high, high + reach, 2 * reach
         while low < 0 < high or (low >= 0 and high - low > 1):
-            place = (low + high) // 2 if low >= 0 else max(0, high - reach)
-            reach *= 2
+            if low < 0:
+                place, reach = max(0, high - reach), 2 * reach
+            else:
+                place = (low + high) // 2
             if survives(place):
                 high = place
             else:

@@ -21,7 +21,7 @@ from autobatch.options import ProbeOptions
 from autobatch.replays import JITTER, LARGE_JITTER, MOST_JITTER, WAIT, Replay
 from autobatch.units import MIB
 
-SLACK = 1 + 1 / 60  # of the search's resolution
+SLACK = 1 + 2 / replays.RESOLUTION
 
 
 @st.composite
@@ -93,8 +93,11 @@ def test_deterministic_and_enough(step, grows):
     need = needed_bytes(step, grows=grows)
     assert need == needed_bytes(step, grows=grows)
     if step:
-        limits = [Replay(step, grows=grows).least_limit(order) for order in range(REPLAYS)]
-        assert sum(limit > need for limit in limits) <= len(limits) * MAY_DIE
+        limits = Limits(Replay(step, grows=grows), careful=False)
+        limits.extend(REPLAYS)
+        limits.extend(limits.enough)
+        assert need == limits.need
+        assert sum(limit > need for limit in limits.found) <= len(limits.found) * MAY_DIE
 
 
 @settings(max_examples=30, deadline=None)
@@ -115,6 +118,20 @@ def test_wherever_it_is_looked_for_first_the_limit_is_the_same() -> None:
     found = {replay.least_limit(3, near * MIB) for near in (0, 200, 280, 281, 300, 900, 4000)}
     assert len(found) == 1
     assert 280 * MIB <= found.pop() < 282 * MIB
+
+
+def test_a_limit_is_found_sooner_where_it_is_looked_for_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As far above what is live as regions of their own make it."""
+    replay = Replay([Allocation(70 * MIB, k, 10 + k) for k in range(4)])
+    runs = []
+    pool = replays.Pool
+    monkeypatch.setattr(replays, "Pool", lambda *a, **k: runs.append(a) or pool(*a, **k))
+    limit = replay.least_limit(0)
+    without = len(runs)
+    assert replay.least_limit(0, limit) == limit
+    assert 2 <= len(runs) - without < without
 
 
 @settings(max_examples=30, deadline=None)
@@ -140,10 +157,18 @@ def shuffled_step():
 
 def test_where_memory_must_not_run_out_more_is_needed():
     assert needed_bytes(shuffled_step(), careful=True) > needed_bytes(shuffled_step())
+    once = Orders([9000] + [1000] * (REPLAYS - 1))
+    needs = []
+    for careful in (False, True):
+        limits = Limits(once, careful=careful)
+        limits.extend(REPLAYS)
+        needs.append(limits.need)
+    assert needs[0] < 3000
+    assert needs[1] == 9000
 
 
 def test_the_more_it_depends_on_the_order_the_more_is_needed() -> None:
-    """Half of the replays that overlap need two buffers at once, and others one."""
+    """Two replays in nine need two buffers at once, and the others one."""
     size = 64 * MIB
     far = [Allocation(size, 0, 200), Allocation(size, 4_000, 4_999)]
     near = [Allocation(size, 0, 200), Allocation(size, 200 + JITTER // 3, 4_999)]
@@ -155,6 +180,7 @@ class Orders:
     """In place of a replay: limits as they are given, one an order."""
 
     events = 1000
+    least = 1
 
     def __init__(self, limits: Sequence[int]) -> None:
         self._limits = limits
@@ -194,11 +220,29 @@ def test_as_many_replays_tell_as_their_scatter_asks_for() -> None:
         limits.extend(REPLAYS)
         limits.extend(limits.enough)
         assert REPLAYS <= len(orders.asked) <= most
+        if deviation == 400:
+            assert len(orders.asked) == most
         if deviation == 40:
             assert len(orders.asked) > REPLAYS
             assert 0.8 < limits.error / (limits.need * fragmentation.ERROR) < 1.25
-        orders.events = fragmentation.MOST_EVENTS // 10
-        assert limits.enough <= 10
+            orders.events = fragmentation.MOST_EVENTS // 60
+            assert limits.enough == 60
+
+
+def test_needs_are_asked_of_as_many_replays_as_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    shuffle = random.Random(0)
+    for at_least, deviation, most in ((0, 1, REPLAYS), (0, 40, 255), (2000, 40, REPLAYS)):
+        orders = Orders([round(shuffle.gauss(1000, deviation)) for _ in range(1000)])
+        monkeypatch.setattr(fragmentation, "Replay", lambda *_a, each=orders, **_k: each)
+        need = needed_bytes([], at_least=at_least)
+        assert need == at_least or 1000 < need < 1200
+        assert REPLAYS < len(orders.asked) <= most or len(orders.asked) == most == REPLAYS
+
+
+def test_nothing_to_replay_needs_what_is_live() -> None:
+    """Small allocations that live briefly fit into any hole."""
+    assert needed_bytes([], residents=[MIB]) >= MIB
+    assert 100 * MIB <= needed_bytes([Allocation(256, 0, 1)], residents=[100 * MIB]) < 101 * MIB
 
 
 def test_the_error_is_that_of_many_samples() -> None:

@@ -80,8 +80,8 @@ _PROBE = (
         "--headroom",
         metavar="SHARE|SIZE",
         help="Least part of the budget to keep free, such as 5% or 512MiB; where given, the proof "
-        "begins with no larger size.  [default: 3%; by the peaks' spread, from 2.5% to 6%, where "
-        "no step could be replayed]",
+        "begins with no larger size.  [default: 2.5%; by the peaks' spread, up to 6%, where no "
+        "step could be replayed]",
     ),
     _option("--steps", type=int, help="Training steps of a trial near the answer.  [default: 6]"),
     _option("--proof-steps", type=int, help="Training steps of the proof.  [default: 8]"),

@@ -68,7 +68,7 @@ class TrialTrace:
 
         Args:
             at_least: Bytes that are needed anyway.
-            careful: Let fewer replays die.
+            careful: Memory must not run out: ask for more.
         """
         if not self.steps:
             return None
