@@ -40,7 +40,8 @@ def needed_bytes(
     careful: bool = False,
 ) -> int:
     """What the first steps need, by the replays: the mean of the least limits under which each
-    goes through, and `DEVIATIONS` of their mean absolute deviations from it.
+    goes through, and `DEVIATIONS` of their mean absolute deviations from it; at least what all but
+    `MAY_DIE` of them need.
 
     Args:
         allocations, residents, grows, steps: See `Replay`.

@@ -86,7 +86,7 @@ class Replay:
         low, high, reach = -1, max(0, (near - self.least) // step), REACH
         while not survives(high):
             low, high, reach = high, high + reach, 2 * reach
-        while low < 0 < high or (low >= 0 and high - low > 1):
+        while high - low > 1:
             if low < 0:
                 place, reach = max(0, high - reach), 2 * reach
             else:
