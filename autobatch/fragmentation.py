@@ -20,6 +20,10 @@ REPLAYS = 48  # at first; then as many as tell what is needed to within
 ERROR = 0.01  # of it, as a standard error; but not more than
 MOST_REPLAYS = 256
 MOST_EVENTS = 300_000  # in all, where the first have fewer
+# Where the need is as near as this to what there is, its scatter decides the answer: then so many
+# times as many replays.
+NEAR_EDGE = 0.05
+CLOSER = 2
 # A size needs the mean of the limits that its replays need, and so many times their mean absolute
 # deviation from it: where memory is laid out differently from order to order, trainings meet rarer
 # orders than replays do. (Less noisy than a quantile of the limits or their standard deviation.)
@@ -36,6 +40,7 @@ def needed_bytes(
     residents: Sequence[int] = (),
     grows: bool = True,
     at_least: int = 0,
+    edge: int | None = None,
     steps: int = 1,
     careful: bool = False,
 ) -> int:
@@ -47,6 +52,7 @@ def needed_bytes(
         allocations, residents, grows, steps: See `Replay`.
         at_least: Bytes that are needed anyway. Where the first replays need far less, they are the
             answer.
+        edge: Bytes that there are: whether more are needed is asked. None where that is not known.
         careful: Memory must not run out: count more deviations, and let fewer replays die.
     """
     replay = Replay(allocations, residents=residents, grows=grows, steps=steps)
@@ -55,7 +61,9 @@ def needed_bytes(
     limits = Limits(replay, careful=careful)
     limits.extend(REPLAYS)
     if limits.need + 2 * limits.error > at_least:
-        limits.extend(limits.enough)
+        limits.extend(limits.enough())
+        if edge is not None and abs(limits.need - edge) < NEAR_EDGE * edge:
+            limits.extend(limits.enough(CLOSER))
     return max(at_least, limits.need)
 
 
@@ -98,11 +106,10 @@ class Limits:
         """
         return self._error_of_one / math.sqrt(len(self.found))
 
-    @property
-    def enough(self) -> int:
-        """How many are to be had for an error of `ERROR`."""
+    def enough(self, times: int = 1) -> int:
+        """How many are to be had for an error of `ERROR`, or so many times that number."""
         number = math.ceil((self._error_of_one / (ERROR * self.need)) ** 2)
-        return min(number, MOST_REPLAYS, MOST_EVENTS // max(1, self._replay.events))
+        return times * min(number, MOST_REPLAYS, MOST_EVENTS // max(1, self._replay.events))
 
     @property
     def _deviation(self) -> float:

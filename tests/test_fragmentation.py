@@ -95,7 +95,7 @@ def test_deterministic_and_enough(step, grows):
     if step:
         limits = Limits(Replay(step, grows=grows), careful=False)
         limits.extend(REPLAYS)
-        limits.extend(limits.enough)
+        limits.extend(limits.enough())
         assert need == limits.need
         assert sum(limit > need for limit in limits.found) <= len(limits.found) * MAY_DIE
 
@@ -218,7 +218,7 @@ def test_as_many_replays_tell_as_their_scatter_asks_for() -> None:
         orders = Orders([round(shuffle.gauss(1000, deviation)) for _ in range(1000)])
         limits = Limits(orders, careful=False)
         limits.extend(REPLAYS)
-        limits.extend(limits.enough)
+        limits.extend(limits.enough())
         assert REPLAYS <= len(orders.asked) <= most
         if deviation == 400:
             assert len(orders.asked) == most
@@ -226,7 +226,8 @@ def test_as_many_replays_tell_as_their_scatter_asks_for() -> None:
             assert len(orders.asked) > REPLAYS
             assert 0.8 < limits.error / (limits.need * fragmentation.ERROR) < 1.25
             orders.events = fragmentation.MOST_EVENTS // 60
-            assert limits.enough == 60
+            assert limits.enough() == 60
+            assert limits.enough(3) == 180
 
 
 def test_needs_are_asked_of_as_many_replays_as_tell(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,6 +238,21 @@ def test_needs_are_asked_of_as_many_replays_as_tell(monkeypatch: pytest.MonkeyPa
         need = needed_bytes([], at_least=at_least)
         assert need == at_least or 1000 < need < 1200
         assert REPLAYS < len(orders.asked) <= most or len(orders.asked) == most == REPLAYS
+
+
+def test_near_what_there_is_more_replays_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    shuffle = random.Random(0)
+    asked = {}
+    for edge in (None, 1020, 1120, 1160, 1250):
+        orders = Orders([round(shuffle.gauss(1000, 40)) for _ in range(1000)])
+        monkeypatch.setattr(fragmentation, "Replay", lambda *_a, each=orders, **_k: each)
+        assert 1090 < needed_bytes([], edge=edge) < 1150
+        asked[edge] = len(orders.asked)
+    usual = asked[None]
+    assert abs(asked[1250] - usual) < usual / 3
+    assert abs(asked[1020] - usual) < usual / 3
+    assert asked[1120] > 1.5 * usual
+    assert asked[1160] > 1.5 * usual
 
 
 def test_nothing_to_replay_needs_what_is_live() -> None:

@@ -11,7 +11,7 @@ import contextlib
 import copy
 import gc
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -52,10 +52,33 @@ def as_before(model: Any) -> Iterator[None]:
                     setattr(model, name, value)
                 elif name in vars(model):
                     delattr(model, name)
-            for variable, value in kept:
-                variable.assign(value)
-            reset_new_metrics(model, [variable for variable, _ in kept])
             gc.collect()  # what the trials have traced holds memory of the device
+            assign(kept)
+            reset_new_metrics(model, [variable for variable, _ in kept])
+
+
+def assign(values: Sequence[tuple[Any, Any]]) -> None:
+    """Give variables these values, in memory that lies as in a process that has made them now.
+
+    `Variable.assign` takes a new buffer while the old one is held. One after the other they would
+    move into the middle of what is free, where no trial has met them; so all are released first.
+    """
+    try:
+        for variable, value in values:
+            if not isinstance(variable, tf.distribute.DistributedValues):
+                _hold(variable, np.zeros(0, value.dtype))
+    finally:
+        for variable, value in values:
+            if isinstance(variable, tf.distribute.DistributedValues):
+                variable.assign(value)
+            else:
+                _hold(variable, value)
+
+
+def _hold(variable: Any, value: Any) -> None:
+    """Assign, whatever the shape."""
+    tensor = tf.constant(value, variable.dtype)
+    tf.raw_ops.AssignVariableOp(resource=variable.handle, value=tensor)
 
 
 @contextlib.contextmanager

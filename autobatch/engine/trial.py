@@ -118,16 +118,19 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         if self._trace is None:
             return None
         # Of a proof, only what exceeds the budget is asked for.
-        least = (self._request.enough_bytes or 0) if self._request.proof else 0
-        needs = self._trace.needed_bytes(at_least=least, careful=self._request.careful)
+        request = self._request
+        least = (request.enough_bytes or 0) if request.proof else 0
+        needs = self._trace.needed_bytes(
+            at_least=least, edge=request.enough_bytes, careful=request.careful
+        )
         if needs is None:
             return None
-        if self._request.proof:
+        if request.proof:
             return needs if needs > least else None
         needs += max(0, max(self.peaks) - max(self.peaks[: self._trace.steps]))
         # Where there are several replicas, one is traced, and the peaks are of all. Where memory
         # must not run out, the pool is training's own: a peak is no artefact of a larger one.
-        peaks_count = self._request.careful or self._memory.replicas > 1
+        peaks_count = request.careful or self._memory.replicas > 1
         return max(needs, *self.peaks) if peaks_count else needs
 
     def _tells_enough(self) -> bool:
