@@ -26,7 +26,7 @@ LEAST_HEADROOM = 0.025
 MOST_HEADROOM = 0.06
 # Of the budget without what is in use between steps, where trials share the process that is to
 # train, and its full pool.
-CAREFUL_HEADROOM = 0.13
+CAREFUL_HEADROOM = 0.05
 # A proof begins with a size this much larger: where training dies now and then, it dies more often
 # there. Not more than the headroom, or proofs fail where replays are exact.
 MARGIN = 0.025
@@ -392,7 +392,7 @@ class Search:
                 short,
             )
         )
-        worth = max(1.0, self.plan.precision * low)
+        worth = max(1.0, self.plan.precision / 2 * low)  # steps are small, and there are many
         return size if size is not None and size - low >= worth else None
 
     @property

@@ -29,9 +29,6 @@ CLOSER = 2
 # orders than replays do. (Less noisy than a quantile of the limits or their standard deviation.)
 DEVIATIONS = 3.3
 MAY_DIE = 1 / 24  # share of the replays that may die all the same: orders that are accidents
-# Where memory must not run out.
-CAREFUL_DEVIATIONS = 4.1
-CAREFULLY = 1 / 96
 
 
 def needed_bytes(
@@ -42,7 +39,6 @@ def needed_bytes(
     at_least: int = 0,
     edge: int | None = None,
     steps: int = 1,
-    careful: bool = False,
 ) -> int:
     """What the first steps need, by the replays: the mean of the least limits under which each
     goes through, and `DEVIATIONS` of their mean absolute deviations from it; at least what all but
@@ -53,12 +49,11 @@ def needed_bytes(
         at_least: Bytes that are needed anyway. Where the first replays need far less, they are the
             answer.
         edge: Bytes that there are: whether more are needed is asked. None where that is not known.
-        careful: Memory must not run out: count more deviations, and let fewer replays die.
     """
     replay = Replay(allocations, residents=residents, grows=grows, steps=steps)
     if not replay.least:
         return at_least
-    limits = Limits(replay, careful=careful)
+    limits = Limits(replay)
     limits.extend(REPLAYS)
     if limits.need + 2 * limits.error > at_least:
         limits.extend(limits.enough())
@@ -72,16 +67,13 @@ class Limits:
 
     Args:
         replay: What is replayed.
-        careful: See `needed_bytes`.
 
     Attributes:
         found: Those so far, by the number of their order.
     """
 
-    def __init__(self, replay: Replay, *, careful: bool) -> None:
+    def __init__(self, replay: Replay) -> None:
         self._replay = replay
-        self._deviations = CAREFUL_DEVIATIONS if careful else DEVIATIONS
-        self._may_die = CAREFULLY if careful else MAY_DIE
         self.found: list[int] = []
 
     def extend(self, number: int) -> None:
@@ -93,8 +85,8 @@ class Limits:
     @property
     def need(self) -> int:
         """What training needs, by those so far."""
-        spare = int(self._may_die * len(self.found))
-        usual = statistics.fmean(self.found) + self._deviations * self._deviation
+        spare = int(MAY_DIE * len(self.found))
+        usual = statistics.fmean(self.found) + DEVIATIONS * self._deviation
         return max(round(usual), sorted(self.found)[-1 - spare])
 
     @property
@@ -119,4 +111,4 @@ class Limits:
     @property
     def _error_of_one(self) -> float:
         normal = self._deviation / math.sqrt(2 / math.pi)
-        return normal * math.sqrt(1 + (1 - 2 / math.pi) * self._deviations**2)
+        return normal * math.sqrt(1 + (1 - 2 / math.pi) * DEVIATIONS**2)

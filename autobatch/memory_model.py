@@ -97,7 +97,8 @@ class MemoryModel:
 
         Twice a size may need four times what its batch needed (a quadratic loss), and the steepest
         slope so far may double with the size (one that fixed costs have hidden). The steepest, for
-        a peak that is low for its size is luck with the order of threads. Of one sample alone
+        a peak that is low for its size is luck with the order of threads; but so is one that is
+        higher than all others near it. Of one sample alone
         nothing is taken to be quadratic yet, for gradients and other fixed costs outweigh it: two
         may be tried where twice as much fits.
         """
@@ -110,7 +111,7 @@ class MemoryModel:
         size = max(size, (size + min(CAREFUL_JUMP * last.batch_size, self._bent(room, active))) / 2)
         if last.batch_size == 1:
             size = max(size, min(FROM_ONE, 1 + room / active))
-        slope = self._steepest
+        slope, bounds = self._steepest, []
         for place, point in enumerate(reversed(self.points)):
             near = 4 * point.batch_size >= 3 * last.batch_size
             if not near and (place > 1 or 2 * point.batch_size < last.batch_size):
@@ -118,8 +119,9 @@ class MemoryModel:
             # point.peak_bytes + slope * (size - point.batch_size) * size / last.batch_size
             over = (limit_bytes - point.peak_bytes) / slope * last.batch_size
             half = point.batch_size / 2
-            size = min(size, half + math.sqrt(half * half + max(0.0, over)))
-        return size
+            bounds.append(half + math.sqrt(half * half + max(0.0, over)))
+        bounds.sort()
+        return min(size, bounds[1 if len(bounds) > 2 else 0])
 
     def _bent(self, room: float, active: float) -> float:
         """The size for which the room does if all that was added lately grows quadratically.

@@ -173,6 +173,15 @@ def test_a_search_in_the_process_that_trains_never_meets_the_limit_and_a_later_l
 
 
 @pytest.mark.tensorflow
+def test_a_search_in_the_process_that_trains_leaves_no_memory_in_use() -> None:
+    """Nor moves weights to where they did not lie, nor keeps checkpoints from being saved."""
+    found = {name: value for each in sample("callback_memory.py") for name, value in each.items()}
+    assert found["begun"] < found["before"] + found["weights"] / 16  # no slots of the trials
+    assert found["peak"] < found["held"] + found["weights"] / 16  # no variable beside its old self
+    assert found["same"]
+
+
+@pytest.mark.tensorflow
 def test_samples_go_into_buckets_each_of_its_own_size() -> None:
     found = sample("callback_buckets.py", mebibytes=512)
     boundaries, longest, sizes = found[0]

@@ -93,7 +93,7 @@ def test_deterministic_and_enough(step, grows):
     need = needed_bytes(step, grows=grows)
     assert need == needed_bytes(step, grows=grows)
     if step:
-        limits = Limits(Replay(step, grows=grows), careful=False)
+        limits = Limits(Replay(step, grows=grows))
         limits.extend(REPLAYS)
         limits.extend(limits.enough())
         assert need == limits.need
@@ -145,28 +145,6 @@ def test_what_is_needed_anyway_is_the_least(step, grows, at_least):
         assert need == max(alone, at_least)
 
 
-def shuffled_step():
-    shuffle = random.Random(3)
-    step = []
-    for _ in range(60):
-        start = shuffle.randrange(120)
-        size = shuffle.randrange(1, 12) * MIB
-        step.append(Allocation(size, start, start + shuffle.randrange(1, 30)))
-    return step
-
-
-def test_where_memory_must_not_run_out_more_is_needed():
-    assert needed_bytes(shuffled_step(), careful=True) > needed_bytes(shuffled_step())
-    once = Orders([9000] + [1000] * (REPLAYS - 1))
-    needs = []
-    for careful in (False, True):
-        limits = Limits(once, careful=careful)
-        limits.extend(REPLAYS)
-        needs.append(limits.need)
-    assert needs[0] < 3000
-    assert needs[1] == 9000
-
-
 def test_the_more_it_depends_on_the_order_the_more_is_needed() -> None:
     """Two replays in nine need two buffers at once, and the others one."""
     size = 64 * MIB
@@ -192,14 +170,14 @@ class Orders:
 
 
 def test_the_mean_and_so_many_of_the_mean_deviation_are_needed() -> None:
-    limits = Limits(Orders([900, 1100]), careful=False)
+    limits = Limits(Orders([900, 1100]))
     limits.extend(10)
     assert limits.need == 1000 + round(DEVIATIONS * 100)
 
 
 def test_rare_orders_far_beyond_the_others_may_die_but_no_more_of_them() -> None:
     for rare, need in ((2, 1000), (3, 9000)):
-        limits = Limits(Orders([9000] * rare + [1000] * (REPLAYS - rare)), careful=False)
+        limits = Limits(Orders([9000] * rare + [1000] * (REPLAYS - rare)))
         limits.extend(REPLAYS)
         usual = 1000 + rare / REPLAYS * 8000 * (1 + DEVIATIONS * 2 * (1 - rare / REPLAYS))
         assert limits.need == max(need, round(usual))
@@ -207,7 +185,7 @@ def test_rare_orders_far_beyond_the_others_may_die_but_no_more_of_them() -> None
 
 def test_each_limit_is_looked_for_where_the_others_are() -> None:
     orders = Orders([900, 1100, 1000])
-    Limits(orders, careful=False).extend(3)
+    Limits(orders).extend(3)
     assert orders.asked == [(0, 0), (1, 900), (2, 1000)]
 
 
@@ -216,7 +194,7 @@ def test_as_many_replays_tell_as_their_scatter_asks_for() -> None:
     shuffle = random.Random(0)
     for deviation, most in ((1, REPLAYS), (40, 255), (400, fragmentation.MOST_REPLAYS)):
         orders = Orders([round(shuffle.gauss(1000, deviation)) for _ in range(1000)])
-        limits = Limits(orders, careful=False)
+        limits = Limits(orders)
         limits.extend(REPLAYS)
         limits.extend(limits.enough())
         assert REPLAYS <= len(orders.asked) <= most
@@ -265,7 +243,7 @@ def test_the_error_is_that_of_many_samples() -> None:
     shuffle = random.Random(1)
     needs, errors = [], []
     for _ in range(300):
-        limits = Limits(Orders([round(shuffle.gauss(1e6, 1e4)) for _ in range(64)]), careful=False)
+        limits = Limits(Orders([round(shuffle.gauss(1e6, 1e4)) for _ in range(64)]))
         limits.extend(64)
         needs.append(limits.need)
         errors.append(limits.error)

@@ -232,6 +232,22 @@ def test_fixed_costs_do_not_grow_with_the_size() -> None:
     assert hidden.largest_surely_within(400 * MIB) <= 20 * (400 / 300) ** 0.5
 
 
+def test_one_that_is_higher_than_those_near_it_does_not_decide_and_two_do() -> None:
+    """Needs of an LSTM, in thousandths: threads in an unlucky order at 165 samples."""
+
+    def surely(*needs: tuple[int, float]) -> float:
+        points = [(68, 335), (123, 559), *needs]
+        return MemoryModel(
+            tuple(Point(size, round(each * MIB), round(each * MIB)) for size, each in points),
+            75 * MIB,
+        ).largest_surely_within(950 * MIB)
+
+    unlucky = surely((165, 800), (183, 800), (190, 800))  # raised to what a smaller one needs
+    assert 200 < unlucky < 215
+    assert surely((165, 800)) < 195
+    assert surely((165, 800), (170, 820), (190, 820)) < 200
+
+
 def test_no_risk_is_taken_where_there_is_no_room() -> None:
     assert line(2, 10).largest_without_risk(50 * MIB) == 0.0
 

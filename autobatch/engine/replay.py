@@ -63,13 +63,12 @@ class TrialTrace:
         """End without an answer, where a step may have died: the next trial traces anew."""
         self._trace.abandon()
 
-    def needed_bytes(self, *, at_least: int, edge: int | None, careful: bool) -> int | None:
+    def needed_bytes(self, *, at_least: int, edge: int | None) -> int | None:
         """Replay what was traced; None where nothing was, or the profiler does not serve.
 
         Args:
             at_least: Bytes that are needed anyway.
             edge: Bytes that there are; None where that is not known.
-            careful: Memory must not run out: ask for more.
         """
         if not self.steps:
             return None
@@ -85,7 +84,6 @@ class TrialTrace:
                 at_least=at_least,
                 edge=edge,
                 steps=self.steps,
-                careful=careful,
             )
 
 

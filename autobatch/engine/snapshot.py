@@ -45,6 +45,7 @@ def as_before(model: Any) -> Iterator[None]:
         try:
             yield
         finally:
+            release_new_slots(model, [variable for variable, _ in kept])
             for each in objects:
                 each.put_back()
             for name, value in attributes.items():
@@ -64,15 +65,37 @@ def assign(values: Sequence[tuple[Any, Any]]) -> None:
     move into the middle of what is free, where no trial has met them; so all are released first.
     """
     try:
-        for variable, value in values:
-            if not isinstance(variable, tf.distribute.DistributedValues):
-                _hold(variable, np.zeros(0, value.dtype))
+        for variable, _ in values:
+            if not _is_distributed(variable):
+                _release(variable)
     finally:
         for variable, value in values:
-            if isinstance(variable, tf.distribute.DistributedValues):
+            if _is_distributed(variable):
                 variable.assign(value)
             else:
                 _hold(variable, value)
+
+
+def release_new_slots(model: Any, known: Iterable[Any]) -> None:
+    """Let go of the memory of an optimizer's variables that are not among the known ones.
+
+    What the trials traced holds them: TensorFlow keeps a graph with a custom gradient for ever.
+    """
+    before = {id(variable) for variable in known}
+    for optimizer in optimizers_of(model):
+        for variable in map(_bare, optimizer.variables):
+            if id(variable) not in before:
+                _release(variable)
+
+
+def _is_distributed(variable: Any) -> bool:
+    return isinstance(variable, tf.distribute.DistributedValues)
+
+
+def _release(variable: Any) -> None:
+    """Let go of a variable's memory, and with it of its value."""
+    for each in variable.values if _is_distributed(variable) else (variable,):
+        _hold(each, np.zeros(0, each.dtype.as_numpy_dtype))
 
 
 def _hold(variable: Any, value: Any) -> None:
@@ -106,9 +129,13 @@ def random_numbers() -> Callable[[], None]:
 
 
 class Attributes:
-    """The attributes of an object, and what lists and dictionaries among them held."""
+    """The attributes of an object, and what lists and dictionaries among them held.
 
-    def __init__(self, held: Any) -> None:
+    TensorFlow wraps those, and its wrappers keep what was ever in them alive, for checkpoints: so
+    their attributes are put back, too.
+    """
+
+    def __init__(self, held: Any, *, wrappers: bool = True) -> None:
         self._held = held
         self._values = dict(vars(held))
         containers = [v for v in self._values.values() if isinstance(v, (list, dict, set))]
@@ -118,6 +145,8 @@ class Attributes:
         # Lists that it keeps up with go last: those of slots, put back, move theirs to the end.
         containers += [store for _, store in getattr(tracker, "config", {}).values()]
         self._contents = [(each, copy.copy(each)) for each in containers]
+        wrapping = [each for each in containers if wrappers and hasattr(each, "__dict__")]
+        self._wrappers = [Attributes(each, wrappers=False) for each in wrapping]
 
     def put_back(self) -> None:
         vars(self._held).clear()
@@ -128,6 +157,8 @@ class Attributes:
                 container.extend(content)
             else:
                 container.update(content)
+        for each in self._wrappers:
+            each.put_back()
 
 
 def optimizers_of(model: Any) -> list[Any]:

@@ -46,6 +46,6 @@ for name, data_bytes in (("known", known), ("unknown", ())):
     seen.clear()
     trace.start(model, data_bytes)
     model.fit(data.batch(BATCH).take(7), verbose=0, callbacks=[Steps()])
-    needed = trace.needed_bytes(at_least=0, edge=None, careful=False)
+    needed = trace.needed_bytes(at_least=0, edge=None)
     print(json.dumps({"name": name, "steps": trace.steps, "needed": needed, **seen}))
-assert trace.needed_bytes(at_least=0, edge=None, careful=False) is None, "read once"
+assert trace.needed_bytes(at_least=0, edge=None) is None, "read once"
