@@ -34,7 +34,7 @@ MARGIN = 0.025
 STEP_DOWN = 0.05
 PROOFS = 2  # trials of the allowance that are kept for proofs: one, and one more if that fails
 NEAR_BUDGET = 0.04  # share of the budget, or of a size, that is not worth an out-of-memory trial
-NEAR = 0.15  # of the size aimed at: from here on fragmentation and scatter are wanted too
+NEAR = 0.15  # of the size aimed at: from here on it is worth to count fragmentation, and scatter
 NEAR_AIM = 0.85  # share of the size aimed at within which trials scatter about the same edge
 EXPLORING = 0.8  # of the size aimed at: below it, a trial is there to learn the slope
 ROOM_SHARE = 0.95  # of the allocator's limit: what a trial may be expected to need at worst
@@ -324,7 +324,7 @@ class Search:
         return self._at_most(min(aim * (1 - self.plan.precision), size - 1))
 
     def is_near(self, batch_size: int) -> bool:
-        """Whether the size is near the answer, as far as one can know.
+        """Whether the size is near enough to the answer to tell of it, as far as one can know.
 
         Where memory must not run out, any may be: fragmentation may set in at each.
         """
@@ -392,7 +392,7 @@ class Search:
                 short,
             )
         )
-        worth = max(1.0, self.plan.precision / 2 * low)  # steps are small, and there are many
+        worth = max(1.0, self.plan.precision / 2 * low)  # each is sure of little
         return size if size is not None and size - low >= worth else None
 
     @property

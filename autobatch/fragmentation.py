@@ -21,7 +21,7 @@ ERROR = 0.01  # of it, as a standard error; but not more than
 MOST_REPLAYS = 256
 MOST_EVENTS = 300_000  # in all, where the first have fewer
 # Where the need is as near as this to what there is, its scatter decides the answer: then so many
-# times as many replays.
+# times as many replays, and as many at most.
 NEAR_EDGE = 0.05
 CLOSER = 2
 # A size needs the mean of the limits that its replays need, and so many times their mean absolute
@@ -99,7 +99,7 @@ class Limits:
         return self._error_of_one / math.sqrt(len(self.found))
 
     def enough(self, times: int = 1) -> int:
-        """How many are to be had for an error of `ERROR`, or so many times that number."""
+        """How many are to be had for an error of `ERROR`, within bounds; or `times` as many."""
         number = math.ceil((self._error_of_one / (ERROR * self.need)) ** 2)
         return times * min(number, MOST_REPLAYS, MOST_EVENTS // max(1, self._replay.events))
 

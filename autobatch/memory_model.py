@@ -97,8 +97,8 @@ class MemoryModel:
 
         Twice a size may need four times what its batch needed (a quadratic loss), and the steepest
         slope so far may double with the size (one that fixed costs have hidden). The steepest, for
-        a peak that is low for its size is luck with the order of threads; but so is one that is
-        higher than all others near it. Of one sample alone
+        a peak that is low for its size is luck with the order of threads; but one of several that
+        is higher for its size than all others is bad luck, and does not count. Of one sample alone
         nothing is taken to be quadratic yet, for gradients and other fixed costs outweigh it: two
         may be tried where twice as much fits.
         """

@@ -115,7 +115,8 @@ class RunTrial(msgspec.Struct, frozen=True, kw_only=True, tag=True):
             second epoch.
         trace: Also say what the first steps need once fragmentation is counted; in a proof only
             whether that is more than `enough_bytes`.
-        careful: Memory must not run out: of what steps may need, say the most.
+        careful: The pool is the one that will train: a step's peak counts beside what replays
+            say that it needs.
         enough_bytes: Stop early where steps use clearly more than this, or clearly less: then more
             steps tell nothing that is asked for. A proof goes on.
         sequence_length: Of every sample; None where lengths are not told apart.

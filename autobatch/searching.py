@@ -37,6 +37,7 @@ from autobatch.sizes import LARGEST, SizeSpace
 
 SMALL_STEPS = 3  # of a trial far from the answer: tracing and slots, then two steady ones
 DEFAULT_BASE_BATCH_SIZE = 32  # Keras's own
+SAMPLED_HEADROOM = 0.13  # of the budget, where short peaks go unseen between two samples
 
 
 class Trials(Protocol):
@@ -223,8 +224,8 @@ class Searching:
 
     def _headroom_bytes(self, prepared: protocol.Prepared) -> int | None:
         asked = self._options.headroom_bytes(self._budget)
-        if asked is None and prepared.coarse:  # for the peaks between two samples
-            return int(batch_search.CAREFUL_HEADROOM * self._budget)
+        if asked is None and prepared.coarse:
+            return int(SAMPLED_HEADROOM * self._budget)
         return asked
 
     # -- trials ------------------------------------------------------------------------------

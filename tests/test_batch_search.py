@@ -769,6 +769,10 @@ def test_where_memory_must_not_run_out_every_size_is_traced_once_two_are_known()
         for size in (1, 8)
     )
     assert not Search(plan, fitted).is_near(16)
+    estimate = Search(plan, fitted).estimate
+    assert estimate is not None
+    assert not Search(plan, fitted).is_near(int(0.14 * estimate))
+    assert Search(plan, fitted).is_near(int(0.2 * estimate))  # the jump to the edge begins there
     assert Search(replace(plan, careful=True), fitted).is_near(16)
 
 

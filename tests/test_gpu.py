@@ -168,6 +168,7 @@ def test_memory_is_sampled_where_the_allocator_keeps_no_statistics(
     device = answer["device"]
     assert (device["memory_read_from"], device["allocator"]) == ("nvml", "cuda_malloc")
     assert device["budget_bytes"] == 192 * MIB
+    assert answer["headroom_bytes"] == int(0.13 * 192 * MIB)
     assert any("coarser" in said for said in answer["warnings"])
     assert answer["limited_by"]["kind"] == "memory"
     assert answer["batch_size"] > 500

@@ -1,8 +1,8 @@
 """What a training leaves behind, put aside before trials in this process and put back after.
 
-Numbers first: variables of the model, of its optimizers and of its metrics, bit for bit, on the
-host. Then what Python objects remember: an optimizer that had no slots has none again, the model
-has its own `train_function` back. Then the sources of random numbers.
+Numbers: variables of the model, of its optimizers and of its metrics, bit for bit, on the host.
+What Python objects remember: an optimizer that had no slots has none again, and the device has
+their memory back; the model has its own `train_function` back. The sources of random numbers.
 """
 
 from __future__ import annotations
@@ -38,14 +38,15 @@ def as_before(model: Any) -> Iterator[None]:
     """Whatever is trained inside, `model` comes out as it went in, and so do random numbers."""
     with random_numbers_as_before():
         kept = [(each, each.numpy().copy()) for each in variables(model)]
-        objects = [Attributes(each) for each in optimizers_of(model)]
+        held = optimizers_of(model)
+        objects = [Attributes(each) for each in held]
         missing = object()
         attributes = {name: vars(model).get(name, missing) for name in _OF_FIT}
         model.train_function = model.test_function = model.predict_function = None
         try:
             yield
         finally:
-            release_new_slots(model, [variable for variable, _ in kept])
+            slots = new_slots(held, [variable for variable, _ in kept])
             for each in objects:
                 each.put_back()
             for name, value in attributes.items():
@@ -53,6 +54,8 @@ def as_before(model: Any) -> Iterator[None]:
                     setattr(model, name, value)
                 elif name in vars(model):
                     delattr(model, name)
+            for each in slots:
+                release(each)
             gc.collect()  # what the trials have traced holds memory of the device
             assign(kept)
             reset_new_metrics(model, [variable for variable, _ in kept])
@@ -62,46 +65,52 @@ def assign(values: Sequence[tuple[Any, Any]]) -> None:
     """Give variables these values, in memory that lies as in a process that has made them now.
 
     `Variable.assign` takes a new buffer while the old one is held. One after the other they would
-    move into the middle of what is free, where no trial has met them; so all are released first.
+    move into the middle of what is free, where no trial has met them; so all are released first
+    (but for copies on several devices).
+
+    Raises:
+        BaseException: The first that came in between, Ctrl-C included, once all have their values
+            that can have them.
     """
-    try:
-        for variable, _ in values:
-            if not _is_distributed(variable):
-                _release(variable)
-    finally:
-        for variable, value in values:
-            if _is_distributed(variable):
-                variable.assign(value)
-            else:
-                _hold(variable, value)
+    empty = [(v, np.zeros(0, value.dtype)) for v, value in values if not _is_distributed(v)]
+    raised: list[BaseException] = []
+    for variable, value in [*empty, *values]:
+        try:
+            _hold(variable, value)
+        except BaseException as error:  # noqa: BLE001 - or those after it would be left empty
+            raised.append(error)
+    if raised:
+        raise raised[0]
 
 
-def release_new_slots(model: Any, known: Iterable[Any]) -> None:
-    """Let go of the memory of an optimizer's variables that are not among the known ones.
+def new_slots(optimizers: Iterable[Any], known: Iterable[Any]) -> list[Any]:
+    """The variables of these optimizers that are not among the known ones.
 
-    What the trials traced holds them: TensorFlow keeps a graph with a custom gradient for ever.
+    Once an optimizer has lost them, what the trials traced still holds them: TensorFlow keeps a
+    graph with a custom gradient for ever.
     """
     before = {id(variable) for variable in known}
-    for optimizer in optimizers_of(model):
-        for variable in map(_bare, optimizer.variables):
-            if id(variable) not in before:
-                _release(variable)
+    found = [_bare(variable) for each in optimizers for variable in each.variables]
+    return [variable for variable in found if id(variable) not in before]
+
+
+def release(variable: Any) -> None:
+    """Let go of a variable's memory, and with it of its value."""
+    for each in variable.values if _is_distributed(variable) else (variable,):
+        _hold(each, np.zeros(0, each.dtype.as_numpy_dtype))
 
 
 def _is_distributed(variable: Any) -> bool:
     return isinstance(variable, tf.distribute.DistributedValues)
 
 
-def _release(variable: Any) -> None:
-    """Let go of a variable's memory, and with it of its value."""
-    for each in variable.values if _is_distributed(variable) else (variable,):
-        _hold(each, np.zeros(0, each.dtype.as_numpy_dtype))
-
-
 def _hold(variable: Any, value: Any) -> None:
-    """Assign, whatever the shape."""
-    tensor = tf.constant(value, variable.dtype)
-    tf.raw_ops.AssignVariableOp(resource=variable.handle, value=tensor)
+    """Assign a value, of whatever shape where there is but one copy."""
+    if _is_distributed(variable):
+        variable.assign(value)
+    else:
+        tensor = tf.constant(value, variable.dtype)
+        tf.raw_ops.AssignVariableOp(resource=variable.handle, value=tensor)
 
 
 @contextlib.contextmanager

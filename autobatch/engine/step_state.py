@@ -29,6 +29,7 @@ class StepState:
         self._read: Callable[[], list[Any]] = list
         self._size = -1
         self._values: list[Any] = []
+        self._unbuilt: list[Any] = []  # optimizers
         self._objects: list[snapshot.Attributes] = []
         self._draw_again: Callable[[], None] = snapshot.nothing
 
@@ -43,17 +44,22 @@ class StepState:
             self._read = read.get_concrete_function()
             self._size = size
         self._values = list(self._read())
-        self._objects = [snapshot.Attributes(each) for each in held if not each.built]
+        self._unbuilt = [each for each in held if not each.built]
+        self._objects = [snapshot.Attributes(each) for each in self._unbuilt]
         self._draw_again = snapshot.random_numbers()
 
     def let_go(self) -> None:
         """Forget it: the step has ended."""
-        self._values, self._objects, self._draw_again = [], [], snapshot.nothing
+        self._values, self._unbuilt, self._objects = [], [], []
+        self._draw_again = snapshot.nothing
 
     def put_back(self) -> None:
         """Have everything be again as it was when it was held."""
+        slots = snapshot.new_slots(self._unbuilt, self._variables)
         for each in self._objects:
             each.put_back()
+        for each in slots:
+            snapshot.release(each)
         for variable, value in zip(self._variables, self._values, strict=True):
             variable.assign(value)
         snapshot.reset_new_metrics(self._model, self._variables)

@@ -48,3 +48,35 @@ with snapshot.as_before(model):
     tf.config.experimental.reset_memory_stats("CPU:0")
 same = all(map(np.array_equal, weights, model.get_weights()))
 print(json.dumps({"held": held, "peak": peak(), "same": same}))
+
+
+class Late(keras.Model):
+    """Makes an optimizer of its own in its first training step."""
+
+    own = None
+
+    def __init__(self):
+        super().__init__()
+        self.layer = keras.layers.Dense(1)
+
+    def call(self, x):
+        return self.layer(x)
+
+    def train_step(self, data):
+        x, y = data
+        self.own = self.own or keras.optimizers.Adam()
+        with tf.GradientTape() as tape:
+            loss = keras.ops.mean((self(x, training=True) - y) ** 2)
+        weights = self.trainable_variables
+        self.own.apply(tape.gradient(loss, weights), weights)
+        return {"own_loss": loss}
+
+
+late = Late()
+late.compile("sgd", "mse", run_eagerly=True)
+few = np.ones((8, 3), "float32"), np.ones((8, 1), "float32")
+late.predict(few[0], verbose=0)
+with snapshot.as_before(late):
+    late.fit(*few, verbose=0)
+history = late.fit(*few, epochs=2, verbose=0).history["own_loss"]
+print(json.dumps({"falls": history[1] < history[0]}))
