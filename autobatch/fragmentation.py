@@ -56,9 +56,9 @@ def needed_bytes(
     limits = Limits(replay)
     limits.extend(REPLAYS)
     if limits.need + 2 * limits.error > at_least:
-        limits.extend(limits.enough())
+        limits.extend(limits.enough)
         if edge is not None and abs(limits.need - edge) < NEAR_EDGE * edge:
-            limits.extend(limits.enough(CLOSER))
+            limits.extend(CLOSER * limits.enough)
     return max(at_least, limits.need)
 
 
@@ -98,10 +98,11 @@ class Limits:
         """
         return self._error_of_one / math.sqrt(len(self.found))
 
-    def enough(self, times: int = 1) -> int:
-        """How many are to be had for an error of `ERROR`, within bounds; or `times` as many."""
+    @property
+    def enough(self) -> int:
+        """How many are to be had for an error of `ERROR`, within bounds."""
         number = math.ceil((self._error_of_one / (ERROR * self.need)) ** 2)
-        return times * min(number, MOST_REPLAYS, MOST_EVENTS // max(1, self._replay.events))
+        return min(number, MOST_REPLAYS, MOST_EVENTS // max(1, self._replay.events))
 
     @property
     def _deviation(self) -> float:

@@ -95,7 +95,7 @@ def test_deterministic_and_enough(step, grows):
     if step:
         limits = Limits(Replay(step, grows=grows))
         limits.extend(REPLAYS)
-        limits.extend(limits.enough())
+        limits.extend(limits.enough)
         assert need == limits.need
         assert sum(limit > need for limit in limits.found) <= len(limits.found) * MAY_DIE
 
@@ -196,7 +196,7 @@ def test_as_many_replays_tell_as_their_scatter_asks_for() -> None:
         orders = Orders([round(shuffle.gauss(1000, deviation)) for _ in range(1000)])
         limits = Limits(orders)
         limits.extend(REPLAYS)
-        limits.extend(limits.enough())
+        limits.extend(limits.enough)
         assert REPLAYS <= len(orders.asked) <= most
         if deviation == 400:
             assert len(orders.asked) == most
@@ -204,8 +204,7 @@ def test_as_many_replays_tell_as_their_scatter_asks_for() -> None:
             assert len(orders.asked) > REPLAYS
             assert 0.8 < limits.error / (limits.need * fragmentation.ERROR) < 1.25
             orders.events = fragmentation.MOST_EVENTS // 60
-            assert limits.enough() == 60
-            assert limits.enough(3) == 180
+            assert limits.enough == 60
 
 
 def test_needs_are_asked_of_as_many_replays_as_tell(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,7 @@ def as_before(model: Any) -> Iterator[None]:
     """Whatever is trained inside, `model` comes out as it went in, and so do random numbers."""
     with random_numbers_as_before():
         kept = [(each, each.numpy().copy()) for each in variables(model)]
+        known = [variable for variable, _ in kept]
         held = optimizers_of(model)
         objects = [Attributes(each) for each in held]
         missing = object()
@@ -46,7 +47,7 @@ def as_before(model: Any) -> Iterator[None]:
         try:
             yield
         finally:
-            slots = new_slots(held, [variable for variable, _ in kept])
+            slots = new_slots(held, known)
             for each in objects:
                 each.put_back()
             for name, value in attributes.items():
@@ -58,7 +59,7 @@ def as_before(model: Any) -> Iterator[None]:
                 release(each)
             gc.collect()  # what the trials have traced holds memory of the device
             assign(kept)
-            reset_new_metrics(model, [variable for variable, _ in kept])
+            reset_new_metrics(model, known)
 
 
 def assign(values: Sequence[tuple[Any, Any]]) -> None:
@@ -89,9 +90,7 @@ def new_slots(optimizers: Iterable[Any], known: Iterable[Any]) -> list[Any]:
     Once an optimizer has lost them, what the trials traced still holds them: TensorFlow keeps a
     graph with a custom gradient for ever.
     """
-    before = {id(variable) for variable in known}
-    found = [_bare(variable) for each in optimizers for variable in each.variables]
-    return [variable for variable in found if id(variable) not in before]
+    return _new((variable for each in optimizers for variable in each.variables), known)
 
 
 def release(variable: Any) -> None:
@@ -192,10 +191,15 @@ def _bare(variable: Any) -> Any:
     return variable.value if isinstance(variable, keras.Variable) else variable
 
 
+def _new(found: Iterable[Any], known: Iterable[Any]) -> list[Any]:
+    """Those of the variables, bare, that are not among the known ones."""
+    before = {id(variable) for variable in known}
+    return [bare for bare in map(_bare, found) if id(bare) not in before]
+
+
 def reset_new_metrics(model: Any, known: Iterable[Any]) -> None:
     """Empty the metrics where there are some that the known variables do not tell of."""
-    before = {id(variable) for variable in known}
-    if any(id(_bare(each)) not in before for each in model.metrics_variables):
+    if _new(model.metrics_variables, known):
         model.reset_metrics()  # made by the first batch that they saw
 
 
