@@ -25,12 +25,14 @@ class Allocation:
         start: Its place in the order of the trace's events, or None if it was live before.
         end: The place of its release in that order, or None if it was live at the end.
         chunk_bytes: What the allocator gave for it; 0 where that is not known.
+        in_loop: Made by an operation of a loop's body, whose passes overtake each other.
     """
 
     requested_bytes: int
     start: int | None
     end: int | None
     chunk_bytes: int = 0
+    in_loop: bool = False
 
 
 def requested_peak(allocations: Iterable[Allocation], resident_bytes: int = 0) -> int:
@@ -100,7 +102,8 @@ def _merged(allocations: Sequence[Allocation], finest: int) -> list[Allocation]:
         end = ends[len(ends) // 2] if ends else None
         if start is not None and end is not None:
             end = max(end, start + 1)
-        kept.append(Allocation(sum(a.requested_bytes for a in group), start, end))
+        size = sum(a.requested_bytes for a in group)
+        kept.append(Allocation(size, start, end, in_loop=any(a.in_loop for a in group)))
 
     for each in allocations:
         brief = each.start is not None and each.end is not None and each.end - each.start <= BRIEF

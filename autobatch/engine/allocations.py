@@ -19,12 +19,17 @@ import tensorflow as tf
 from autobatch.footprint import Allocation
 
 _TAKEN, _GIVEN = "MemoryAllocation", "MemoryDeallocation"
-_WANTED = frozenset({"requested_bytes", "allocation_bytes", "addr", "allocator_name"})
+_WANTED = frozenset({"requested_bytes", "allocation_bytes", "addr", "allocator_name", "tf_op"})
+_TEXTS = frozenset({"allocator_name", "tf_op"})
+# What TensorFlow calls the operations of a while loop's body, when it takes the loop apart
+# (`NewName("body")` in lower_while_op.cc), whatever the loop's name is.
+_LOOP_BODY = "/body/_"
 _HOST_LEVEL = 1  # critical events, which the allocator's are; a step's own cost stays small
 MOST_BYTES = 256 << 20  # of a trace's file; a longer one is not worth its time
 
-# Time, whether memory was taken, its address, the bytes asked for, and those given.
-_Event = tuple[float, bool, int, int, int]
+# Time, whether memory was taken, its address, the bytes asked for, those given, and whether by an
+# operation of a loop's body.
+_Event = tuple[float, bool, int, int, int, bool]
 
 
 class AllocationTrace:
@@ -139,7 +144,7 @@ def _events(plane: Any, device: str) -> Iterator[_Event]:
             values: dict[str, Any] = {}
             for stat in (stats[i] for i in at):
                 name = wanted[stat.metadata_id]
-                if name == "allocator_name":
+                if name in _TEXTS:
                     values[name] = stat.str_value or names.get(stat.ref_value, "")
                 else:
                     values[name] = stat.int64_value or stat.uint64_value
@@ -147,7 +152,8 @@ def _events(plane: Any, device: str) -> Iterator[_Event]:
                 time = line.timestamp_ns + event.offset_ps / 1000
                 requested = values.get("requested_bytes", 0)
                 given = values.get("allocation_bytes", 0)
-                yield time, taken, values["addr"], requested, given
+                in_loop = _LOOP_BODY in values.get("tf_op", "")
+                yield time, taken, values["addr"], requested, given, in_loop
 
 
 def serves(allocator: str, device: str) -> bool:
@@ -163,15 +169,15 @@ def serves(allocator: str, device: str) -> bool:
 
 
 def _paired(events: list[_Event]) -> Iterator[Allocation]:
-    live: dict[int, tuple[int, int]] = {}
+    live: dict[int, tuple[int, int, bool]] = {}
     done: list[Allocation] = []
-    for place, (_, taken, address, size, given) in enumerate(events):
+    for place, (_, taken, address, size, given, in_loop) in enumerate(events):
         if taken:
-            live[address] = (size, place)
+            live[address] = (size, place, in_loop)
         elif address in live:
-            size, start = live.pop(address)
-            done.append(Allocation(size, start, place))
+            size, start, looped = live.pop(address)
+            done.append(Allocation(size, start, place, in_loop=looped))
         else:
             done.append(Allocation(size, None, place, given))
-    done += [Allocation(size, start, None) for size, start in live.values()]
+    done += [Allocation(size, start, None, in_loop=loop) for size, start, loop in live.values()]
     return iter(sorted(done, key=lambda each: -1 if each.start is None else each.start))

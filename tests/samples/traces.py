@@ -10,6 +10,7 @@ from autobatch.engine import device, replay
 from autobatch.protocol import DeviceRequest
 
 SAMPLES, WIDTH, BATCH = 4000, 512, 100
+LENGTH, GATES = 64, 4 * 7
 
 model = keras.Sequential([keras.layers.Input((WIDTH,)), keras.layers.Dense(300, name="wide")])
 model.compile("adam", "mse")
@@ -35,6 +36,8 @@ def residents(traced, *sizes):
     batch = BATCH * WIDTH * 4
     seen["batches"] = sum(a.requested_bytes == batch and a.start is not None for a in traced)
     seen["chunks"] = [a.chunk_bytes / a.requested_bytes for a in traced if a.start is None]
+    seen["in_loop"] = sum(a.in_loop for a in traced)
+    seen["gates"] = sum(a.in_loop and a.requested_bytes == BATCH * GATES * 4 for a in traced)
     found = read(traced, *sizes)
     seen["residents"] = [size for size in found if size > 100_000]
     return found
@@ -49,3 +52,12 @@ for name, data_bytes in (("known", known), ("unknown", ())):
     needed = trace.needed_bytes(at_least=0, edge=None)
     print(json.dumps({"name": name, "steps": trace.steps, "needed": needed, **seen}))
 assert trace.needed_bytes(at_least=0, edge=None) is None, "read once"
+
+layers = [keras.layers.Input((WIDTH,)), keras.layers.Reshape((LENGTH, WIDTH // LENGTH))]
+model = keras.Sequential([*layers, keras.layers.LSTM(GATES // 4), keras.layers.Dense(300)])
+model.compile("adam", "mse")
+seen.clear()
+trace.start(model, known)
+model.fit(data.batch(BATCH).take(2), verbose=0, callbacks=[Steps()])
+assert trace.needed_bytes(at_least=0, edge=None)
+print(json.dumps({"name": "recurrent", "gates": seen["gates"], "length": LENGTH}))
