@@ -36,6 +36,9 @@ PROOFS = 2  # trials of the allowance that are kept for proofs: one, and one mor
 NEAR_BUDGET = 0.04  # share of the budget, or of a size, that is not worth an out-of-memory trial
 NEAR = 0.15  # of the size aimed at: from here on fragmentation and scatter are worth counting
 NEAR_AIM = 0.85  # share of the size aimed at within which trials scatter about the same edge
+# Share of a size within which a trial tells of it, where other searches have led there: nearer ones
+# would tell hardly more, as needs by replay scatter by some per cent from trace to trace.
+LED = 0.08
 EXPLORING = 0.8  # of the size aimed at: below it, a trial is there to learn the slope
 ROOM_SHARE = 0.95  # of the allocator's limit: what a trial may be expected to need at worst
 
@@ -282,6 +285,8 @@ class Search:
             return Try(self.plan.space.at_most(2 * self.plan.space.first) or 0)
         if any(t.proof and not self.is_fit(t) for t in self.trials):
             return self._after_failed_proof()
+        if (led := self._led_to) is not None:
+            return Done(led) if self.proven == led else Prove(led)
         if self.fits == 0:
             return self._find_any()
         size = self._larger()
@@ -291,6 +296,18 @@ class Search:
         if size is not None and self._left(reached) > proofs:
             return Try(size)
         return Done(self.fits) if self.proven == self.fits else Prove(self.fits)
+
+    @property
+    def _led_to(self) -> int | None:
+        """The size that the trials of a search that was led tell; None where none was near it."""
+        if not self._is_led or self.model is None or not self.plan.precision or not self.reached:
+            return None  # what went beyond the budget tells less
+        aim = self.model.largest_within(self.target_bytes)
+        sizes = [point.batch_size for point in self.model.points]
+        if not any(abs(size - aim) <= LED * aim for size in sizes):
+            return None
+        size = self._at_most(aim)
+        return None if size is None or (self.fails is not None and size >= self.fails) else size
 
     def _find_any(self) -> Action:
         tried = {t.batch_size for t in self.trials}

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 
 from autobatch import bucket_proof, bucket_search, length_buckets, length_model, protocol, verdict
-from autobatch.batch_search import Search
+from autobatch.batch_search import Plan, Search
 from autobatch.bucket_data import settled_boundaries, settled_lengths, with_its_mean
 from autobatch.bucket_options import BucketOptions, checked_probe_options
 from autobatch.bucket_records import BucketResult
@@ -28,6 +29,8 @@ from autobatch.records import Outcome, Proof, ProofKind, Trial
 from autobatch.searching import told_what_was_tried, version
 from autobatch.units import format_bytes
 
+# Of a probe's precision: every bucket would take more trials for a finer one.
+COARSER = 1.5
 LENGTHS_TO_TRY = 5  # where even one sample of the longest does not fit
 NEAR_ENOUGH = 0.95  # of a length that does not
 
@@ -177,12 +180,15 @@ class _BucketProbe(InWorkers[BucketResult]):
         for each in inside:
             counted = None if each is None or not each.complete else each.samples
             known = msgspec.structs.replace(prepared, samples=counted or None)
-            searches.append(Search(self._plan(known)))
+            searches.append(Search(self._coarser(self._plan(known))))
             self._limits.append(self._bounds(known))
         search = BucketSearch(self._longest, tuple(searches), self._wanted.tokens_per_batch)
         search, sizes = self._find_all(search, crew)
         self._check_at_the_end(crew)
         return self._answer(search, sizes, boundaries, inside, prepared, crew)
+
+    def _coarser(self, plan: Plan) -> Plan:
+        return replace(plan, precision=max(plan.precision, min(COARSER * plan.precision, 0.5)))
 
     # -- trials ------------------------------------------------------------------------------
 

@@ -63,7 +63,7 @@ def passed(
 
 
 def died_in(ending: Ending, shapes: tuple[tuple[int, int], ...], state: BucketSearch) -> int:
-    """The bucket whose batch was being trained; the most demanding where none was.
+    """The bucket whose batch was being trained; the most demanding, as foreseen, where none was.
 
     Args:
         ending: Of a proof that failed.
@@ -73,8 +73,9 @@ def died_in(ending: Ending, shapes: tuple[tuple[int, int], ...], state: BucketSe
     if ending.step and ending.trial.phase != "validation":
         _, length = shapes[(ending.step - 1) % len(shapes)]
         return state.lengths.index(length)
+    sizes = [size for size, _ in shapes[: len(state.lengths)]]
     needs = [
-        max((t.required_bytes or 0 for t in search.trials if search.is_fit(t)), default=0)
-        for search in state.searches
+        0.0 if search.model is None else search.model.predict(size)
+        for search, size in zip(state.searches, sizes, strict=True)
     ]
     return needs.index(max(needs))

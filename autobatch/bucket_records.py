@@ -21,7 +21,7 @@ class Bucket(msgspec.Struct, frozen=True, kw_only=True):
             result's `learning_rate` by for a batch of this bucket.
         limited_by: What keeps the size from being larger.
         peak_bytes: The largest peak measured at this size and the longest sequence.
-        needed_bytes: What such steps need by their replays.
+        needed_bytes: What such steps need by their replays; None where only the proof ran them.
         step_seconds: Of such a step, in the proof; None where it was not timed.
     """
 

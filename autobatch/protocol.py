@@ -118,7 +118,8 @@ class RunTrial(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         careful: The pool is the one that will train: a step's peak counts beside what replays
             say that it needs.
         enough_bytes: Stop early where steps use clearly more than this, or clearly less: then more
-            steps tell nothing that is asked for. A proof goes on.
+            steps tell nothing that is asked for. With sequences of one length, a few steps and
+            their replay tell enough. A proof goes on.
         sequence_length: Of every sample; None where lengths are not told apart.
         shapes: Batch size and sequence length of each step in turn, where they are to differ.
     """

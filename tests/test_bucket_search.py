@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autobatch import bucket_search
-from autobatch.batch_search import Plan, Search
+from autobatch.batch_search import Plan, Prove, Search, Try
 from autobatch.bucket_proof import proof_shapes
 from autobatch.bucket_search import BucketSearch, Found, Stuck
 from autobatch.records import Outcome, Trial
@@ -132,6 +132,34 @@ def test_every_bucket_gets_nearly_all_that_fits_for_a_trial_or_two(
     assert all(t.outcome is Outcome.FITS for t in state.trials)
 
 
+def test_a_trial_near_a_led_buckets_answer_is_the_only_one_it_takes() -> None:
+    def bent(size: int, length: int) -> float:  # between the lengths, 2 % off any model of them
+        return attention(size, length) * (0.99 if length in (110, 300) else 1.01)
+
+    device = Device(bent)
+    state, end = search(device)
+    assert isinstance(end, Found)
+    of_each = {length: [b for n, b in device.tried if n == length] for length in LENGTHS}
+    assert [len(of_each[length]) for length in LENGTHS[1:-1]] == [1, 1, 2]  # 300 comes before them
+    for size, length, one in zip(end.batch_sizes, LENGTHS, state.searches, strict=True):
+        best = device.best(length, one.target_bytes)
+        assert 0.95 * best <= size <= best
+    tried = set(device.tried)
+    assert any(each not in tried for each in zip(LENGTHS, end.batch_sizes, strict=True))
+    assert device.proofs == [end.batch_sizes]  # whether a trial had them or not
+
+
+def test_an_exact_answer_takes_as_many_trials_as_it_needs() -> None:
+    def stepped(size: int, length: int) -> float:  # a line through one trial would be off
+        return attention(size, length) + 4e6 * (size // 8)
+
+    device = Device(stepped)
+    state, end = search(device, precision=0.0)
+    assert isinstance(end, Found)
+    for size, length, one in zip(end.batch_sizes, LENGTHS, state.searches, strict=True):
+        assert size == device.best(length, one.target_bytes)
+
+
 def test_five_buckets_cost_far_less_than_five_searches() -> None:
     device, alone = Device(attention), []
     search(device)
@@ -247,3 +275,46 @@ def test_a_proof_goes_up_and_down_through_the_buckets_and_ends_in_smaller_batche
     assert list(shapes[:6]) == [*whole, *reversed(whole)]
     assert sorted(shapes[6:9]) == sorted(whole)
     assert shapes[9:] == ((45, 10), (20, 20))
+
+
+def test_a_led_bucket_goes_no_farther_than_what_failed() -> None:
+    """By the memory model 100 samples fit; another limit than memory stops them at 98."""
+    plan = Plan(SizeSpace(), budget_bytes=BUDGET, limit_bytes=4 * BUDGET, start=96)
+    target = Search(plan).target_bytes
+    each = (target - RESIDENT) // 100
+    fits = Trial(
+        batch_size=96,
+        outcome=Outcome.FITS,
+        peak_bytes=RESIDENT + 96 * each,
+        needed_bytes=RESIDENT + 96 * each,
+        step_peak_bytes=(RESIDENT + 96 * each,) * 3,
+        resident_bytes=RESIDENT,
+    )
+    crashed = Trial(batch_size=98, outcome=Outcome.CRASHED)
+    assert Search(plan, (fits,)).next() in (Prove(99), Prove(100))
+    assert Search(plan, (fits, crashed)).next() in (Prove(96), Prove(97), Try(97))
+
+
+def test_a_led_bucket_that_went_beyond_the_budget_is_measured_again() -> None:
+    """One trial over the budget, and a proof that dies, must not bring it down to one sample."""
+    plan = Plan(SizeSpace(), budget_bytes=BUDGET, limit_bytes=4 * BUDGET, start=105)
+    each = (Search(plan).target_bytes - RESIDENT) // 100
+
+    def needing(size: int) -> Trial:
+        peak = RESIDENT + size * each
+        return Trial(
+            batch_size=size,
+            outcome=Outcome.FITS,
+            peak_bytes=peak,
+            needed_bytes=peak,
+            step_peak_bytes=(peak,) * 3,
+            resident_bytes=RESIDENT,
+        )
+
+    assert needing(105).peak_bytes > BUDGET
+    action = Search(plan, (needing(105),)).next()
+    assert isinstance(action, Try)
+    assert 90 <= action.batch_size <= 100
+    after = Search(plan, (needing(105), needing(action.batch_size))).next()
+    assert isinstance(after, Prove)
+    assert 98 <= after.batch_size <= 100

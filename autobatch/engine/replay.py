@@ -15,7 +15,7 @@ from autobatch.residents import residents
 # Steps of a trace, the first included: that is where memory is laid out. Fewer where a step has so
 # many events that reading them would take seconds, as that of a recurrent layer has.
 MOST_STEPS = 5  # also of a process's first trace, when that is not known
-LEAST_STEPS = 2
+LEAST_STEPS = 2  # also of a first trace of sequences of one length: there a loop is likely
 MOST_READ = 70_000  # allocations
 
 
@@ -33,30 +33,46 @@ class TrialTrace:
     def __init__(self, memory: DeviceMemory) -> None:
         self._memory = memory
         self._trace = AllocationTrace(memory.name)
-        self._steps = MOST_STEPS
+        self._readable: float | None = None  # how many steps may be traced, by the last trace
+        self._length: int | None = None  # of the sequences of the present trial
+        self._wanted = MOST_STEPS
         self._in_use = 0
         self._variables: tuple[list[int], list[int]] = [], []  # weights, and optimizer slots
         self._data: tuple[int, ...] = ()
         self.steps = 0
 
-    def start(self, model: Any, data_bytes: Sequence[int]) -> None:
+    def start(self, model: Any, data_bytes: Sequence[int], *, length: int | None = None) -> None:
         """Begin, before `fit`.
 
         Args:
             model: What will be trained.
             data_bytes: Sizes of the tensors of data that lie on the device.
+            length: Of the trial's sequences, where it is one of several.
         """
         self.steps = 0
+        self._wanted = self._steps_to_trace(length)
+        self._length = length
         self._in_use = self._memory.bytes_in_use()
         self._variables = _variables(model)
         self._data = tuple(data_bytes) if sum(data_bytes) <= self._in_use else ()
         self._trace.start()
 
+    def _steps_to_trace(self, length: int | None) -> int:
+        if self._readable is None:
+            return MOST_STEPS if length is None else LEAST_STEPS
+        longer = (length or 1) / (self._length or 1)  # a loop has so many times as many events
+        return max(LEAST_STEPS, min(MOST_STEPS, int(self._readable / max(1, longer))))
+
+    @property
+    def running(self) -> bool:
+        """Steps are still being traced."""
+        return self._trace.running
+
     def step_ended(self) -> None:
         """Count a step; after the last one wanted, the trace ends."""
         if self._trace.running:
             self.steps += 1
-            if self.steps >= self._steps:
+            if self.steps >= self._wanted:
                 self._trace.end()
 
     def abandon(self) -> None:
@@ -76,7 +92,7 @@ class TrialTrace:
             traced = self._trace.read()
             if not traced:
                 return None
-            self._steps = max(LEAST_STEPS, min(MOST_STEPS, MOST_READ * self.steps // len(traced)))
+            self._readable = MOST_READ * self.steps / len(traced)
             return fragmentation.needed_bytes(
                 traced,
                 residents=residents(traced, *self._variables, self._data, self._in_use),

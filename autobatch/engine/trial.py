@@ -79,7 +79,8 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
     def begin(self, training: Training) -> None:
         """Trace what is to come, from the first batch of data on."""
         if self._trace is not None:
-            self._trace.start(training.model, training.batches.held_bytes)
+            held = training.batches.held_bytes
+            self._trace.start(training.model, held, length=self._request.sequence_length)
 
     def on_train_begin(self, logs: Any = None) -> None:
         if self._keeps:
@@ -138,6 +139,8 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
             return False
         if self._trace is None or not self._trace.steps:
             return self.peaks[-1] > limit
+        if self._request.sequence_length is not None and not self._trace.running:
+            return len(self.peaks) >= ENOUGH_STEPS  # the proof of all lengths goes on
         clear = not CLEARLY_LESS * limit <= max(self.peaks) <= CLEARLY_MORE * limit
         return clear and len(self.peaks) >= ENOUGH_STEPS
 
