@@ -26,8 +26,9 @@ LARGE_JITTER = 1  # large allocations, those of at least the peak over `FINEST` 
 # which on it dies need from 98 to 109 % of the limit.
 LOOP_JITTER = 250
 # What takes so much of the peak stays in its place: a program that XLA compiled takes all that it
-# needs at once, and gives it back before it runs again.
-HUGE = 0.25
+# needs at once, and gives it back before it runs again. (Not a quarter: so large are ordinary
+# activations, which change places.)
+HUGE = 0.5
 # For how many events a request that finds no chunk waits (kMaxMillisToWait, 10 s) while the
 # operations that run beside it end, and gets what they release; of those that are no small
 # allocation's, as a convolution takes hundreds for its shards, no more than a share of a step's.
