@@ -286,7 +286,7 @@ class Search:
         if any(t.proof and not self.is_fit(t) for t in self.trials):
             return self._after_failed_proof()
         if (led := self._led_to) is not None:
-            return Done(led) if self.proven == led else Prove(led)
+            return self._proven_at(led)
         if self.fits == 0:
             return self._find_any()
         size = self._larger()
@@ -295,19 +295,23 @@ class Search:
         reached = self.reached if size is None or not self.plan.careful else size
         if size is not None and self._left(reached) > proofs:
             return Try(size)
-        return Done(self.fits) if self.proven == self.fits else Prove(self.fits)
+        return self._proven_at(self.fits)
+
+    def _proven_at(self, size: int) -> Action:
+        """This size is the answer, if it is proven."""
+        return Done(size) if self.proven == size else Prove(size)
 
     @property
     def _led_to(self) -> int | None:
         """The size that the trials of a search that was led tell; None where none was near it."""
-        if not self._is_led or self.model is None or not self.plan.precision or not self.reached:
+        size = self.estimate
+        if not self._is_led or self.model is None or size is None or not self.plan.precision:
+            return None
+        if not self.reached or (self.fails is not None and size >= self.fails):
             return None  # what went beyond the budget tells less
         aim = self.model.largest_within(self.target_bytes)
-        sizes = [point.batch_size for point in self.model.points]
-        if not any(abs(size - aim) <= LED * aim for size in sizes):
-            return None
-        size = self._at_most(aim)
-        return None if size is None or (self.fails is not None and size >= self.fails) else size
+        near = any(abs(point.batch_size - aim) <= LED * aim for point in self.model.points)
+        return size if near else None
 
     def _find_any(self) -> Action:
         tried = {t.batch_size for t in self.trials}

@@ -23,6 +23,18 @@ RESIDENT = 40 * MIB
 MOST_TRIALS = 100
 
 
+def fitting(size: int, peak: int, **more: object) -> Trial:
+    return Trial(
+        batch_size=size,
+        outcome=Outcome.FITS,
+        peak_bytes=peak,
+        needed_bytes=peak,
+        step_peak_bytes=(peak, peak, peak),
+        resident_bytes=RESIDENT,
+        **more,
+    )
+
+
 @dataclass
 class Device:
     """A model whose memory follows a formula, on a device with more room than the budget.
@@ -74,16 +86,7 @@ class Device:
                 outcome=Outcome.OUT_OF_MEMORY,
                 proof=proof,
             )
-        return Trial(
-            batch_size=size,
-            sequence_length=length,
-            outcome=Outcome.FITS,
-            peak_bytes=peak,
-            needed_bytes=peak,
-            step_peak_bytes=(peak, peak, peak),
-            resident_bytes=RESIDENT,
-            proof=proof,
-        )
+        return fitting(size, peak, sequence_length=length, proof=proof)
 
     def best(self, length: int, target: float) -> int:
         low, high = 0, 1 << 40
@@ -282,14 +285,7 @@ def test_a_led_bucket_goes_no_farther_than_what_failed() -> None:
     plan = Plan(SizeSpace(), budget_bytes=BUDGET, limit_bytes=4 * BUDGET, start=96)
     target = Search(plan).target_bytes
     each = (target - RESIDENT) // 100
-    fits = Trial(
-        batch_size=96,
-        outcome=Outcome.FITS,
-        peak_bytes=RESIDENT + 96 * each,
-        needed_bytes=RESIDENT + 96 * each,
-        step_peak_bytes=(RESIDENT + 96 * each,) * 3,
-        resident_bytes=RESIDENT,
-    )
+    fits = fitting(96, RESIDENT + 96 * each)
     crashed = Trial(batch_size=98, outcome=Outcome.CRASHED)
     assert Search(plan, (fits,)).next() in (Prove(99), Prove(100))
     assert Search(plan, (fits, crashed)).next() in (Prove(96), Prove(97), Try(97))
@@ -301,15 +297,7 @@ def test_a_led_bucket_that_went_beyond_the_budget_is_measured_again() -> None:
     each = (Search(plan).target_bytes - RESIDENT) // 100
 
     def needing(size: int) -> Trial:
-        peak = RESIDENT + size * each
-        return Trial(
-            batch_size=size,
-            outcome=Outcome.FITS,
-            peak_bytes=peak,
-            needed_bytes=peak,
-            step_peak_bytes=(peak,) * 3,
-            resident_bytes=RESIDENT,
-        )
+        return fitting(size, RESIDENT + size * each)
 
     assert needing(105).peak_bytes > BUDGET
     action = Search(plan, (needing(105),)).next()

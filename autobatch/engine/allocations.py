@@ -19,8 +19,8 @@ import tensorflow as tf
 from autobatch.footprint import Allocation
 
 _TAKEN, _GIVEN = "MemoryAllocation", "MemoryDeallocation"
-_WANTED = frozenset({"requested_bytes", "allocation_bytes", "addr", "allocator_name", "tf_op"})
 _TEXTS = frozenset({"allocator_name", "tf_op"})
+_WANTED = _TEXTS | {"requested_bytes", "allocation_bytes", "addr"}
 # What TensorFlow calls the operations of a while loop's body, when it takes the loop apart
 # (`NewName("body")` in lower_while_op.cc), whatever the loop's name is.
 _LOOP_BODY = "/body/_"
@@ -152,7 +152,7 @@ def _events(plane: Any, device: str) -> Iterator[_Event]:
                 time = line.timestamp_ns + event.offset_ps / 1000
                 requested = values.get("requested_bytes", 0)
                 given = values.get("allocation_bytes", 0)
-                in_loop = _LOOP_BODY in values.get("tf_op", "")
+                in_loop = taken and _LOOP_BODY in values.get("tf_op", "")
                 yield time, taken, values["addr"], requested, given, in_loop
 
 

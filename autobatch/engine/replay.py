@@ -33,8 +33,9 @@ class TrialTrace:
     def __init__(self, memory: DeviceMemory) -> None:
         self._memory = memory
         self._trace = AllocationTrace(memory.name)
-        self._readable: float | None = None  # how many steps may be traced, by the last trace
-        self._length: int | None = None  # of the sequences of the present trial
+        # Allocations of a step, and the length of its sequences, by the last trace.
+        self._last: tuple[float, int] | None = None
+        self._length = 1  # of the present trial's sequences, where it is one of several
         self._wanted = MOST_STEPS
         self._in_use = 0
         self._variables: tuple[list[int], list[int]] = [], []  # weights, and optimizer slots
@@ -51,17 +52,18 @@ class TrialTrace:
         """
         self.steps = 0
         self._wanted = self._steps_to_trace(length)
-        self._length = length
+        self._length = length or 1
         self._in_use = self._memory.bytes_in_use()
         self._variables = _variables(model)
         self._data = tuple(data_bytes) if sum(data_bytes) <= self._in_use else ()
         self._trace.start()
 
     def _steps_to_trace(self, length: int | None) -> int:
-        if self._readable is None:
+        if self._last is None:
             return MOST_STEPS if length is None else LEAST_STEPS
-        longer = (length or 1) / (self._length or 1)  # a loop has so many times as many events
-        return max(LEAST_STEPS, min(MOST_STEPS, int(self._readable / max(1, longer))))
+        allocations, before = self._last
+        longer = max(1.0, (length or 1) / before)  # a loop has so many times as many
+        return max(LEAST_STEPS, min(MOST_STEPS, int(MOST_READ / (allocations * longer))))
 
     @property
     def running(self) -> bool:
@@ -92,7 +94,7 @@ class TrialTrace:
             traced = self._trace.read()
             if not traced:
                 return None
-            self._readable = MOST_READ * self.steps / len(traced)
+            self._last = len(traced) / self.steps, self._length
             return fragmentation.needed_bytes(
                 traced,
                 residents=residents(traced, *self._variables, self._data, self._in_use),

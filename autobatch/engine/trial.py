@@ -139,10 +139,11 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
             return False
         if self._trace is None or not self._trace.steps:
             return self.peaks[-1] > limit
+        if len(self.peaks) < ENOUGH_STEPS:
+            return False
         if self._request.sequence_length is not None and not self._trace.running:
-            return len(self.peaks) >= ENOUGH_STEPS  # the proof of all lengths goes on
-        clear = not CLEARLY_LESS * limit <= max(self.peaks) <= CLEARLY_MORE * limit
-        return clear and len(self.peaks) >= ENOUGH_STEPS
+            return True  # the proof of all lengths goes on
+        return not CLEARLY_LESS * limit <= max(self.peaks) <= CLEARLY_MORE * limit
 
     def abandon(self) -> None:
         """Let go of what a step that died has left open."""
