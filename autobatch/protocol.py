@@ -332,7 +332,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 Request = Prepare | RunTrial | Load | Call
 Answer = Stage | Imported | Prepared | TrialDone | Loaded | Called | Failed
 
-_decoders = {
+_decoders: dict[Any, msgspec.json.Decoder[Any]] = {
     Request: msgspec.json.Decoder(Request),
     Answer: msgspec.json.Decoder(Answer),
 }
