@@ -59,6 +59,7 @@ class Replay:
     Attributes:
         least: Bytes live at the peak, rounded as the allocator rounds: no limit below will do.
         events: Those of one replay.
+        loops: Some of the allocations are a loop's.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Replay:
         ]
         known = [rounded(size) for size in residents]
         self.least = requested_peak(whole, sum(known))
+        self.loops = any(a.in_loop for a in whole)
         self._residents = list(pieces(known))
         self._kept = coarsened(whole, self.least)
         self._small = len(self._kept) < len(whole)  # some were left out, and need a hole
