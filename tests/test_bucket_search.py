@@ -291,6 +291,17 @@ def test_a_led_bucket_goes_no_farther_than_what_failed() -> None:
     assert Search(plan, (fits, crashed)).next() in (Prove(96), Prove(97), Try(97))
 
 
+def test_a_led_bucket_is_told_less_far_upwards_than_downwards() -> None:
+    plan = Plan(SizeSpace(), budget_bytes=BUDGET, limit_bytes=4 * BUDGET, start=93)
+    each = (Search(plan).target_bytes - RESIDENT) // 100
+    first = fitting(93, RESIDENT + 93 * each)
+    action = Search(plan, (first,)).next()
+    assert isinstance(action, Try)
+    assert 96 <= action.batch_size <= 100
+    for size in (96, 102):
+        assert isinstance(Search(plan, (fitting(size, RESIDENT + size * each),)).next(), Prove)
+
+
 def test_a_led_bucket_that_went_beyond_the_budget_is_measured_again() -> None:
     """One trial over the budget, and a proof that dies, must not bring it down to one sample."""
     plan = Plan(SizeSpace(), budget_bytes=BUDGET, limit_bytes=4 * BUDGET, start=105)
