@@ -383,13 +383,27 @@ class Search:
                 # Of a search that is led the model is no guess: what is left is scatter.
                 worth = NEAR_BUDGET * self.plan.budget_bytes * max(1, len(self._near(aim)) - 1)
                 if self._is_led or left < worth:
-                    return None
+                    return self._one_more(model, low, high)
             for size in self._wishes(model, low, high):
                 if self._affordable(size):
                     return size
             if self.plan.precision and gain < NEAR_BUDGET * low:
                 return None  # doubling from here would run into the limit for little
         return self._plain(low, high)
+
+    def _one_more(self, model: memory_model.MemoryModel, low: int, high: int) -> int | None:
+        """The next size, where it is much larger and may well do; else None.
+
+        Of few samples one more is worth a trial even where it is foretold to need somewhat too
+        much: from size to size memory is laid out in other ways.
+        """
+        budget, limit = self.plan.budget_bytes, self.plan.limit_bytes
+        assert budget is not None
+        more = self.plan.space.above(low)
+        if more is None or more >= high or more - low <= self.plan.precision * low:
+            return None
+        most = min(self.target_bytes + NEAR_BUDGET * budget, limit or budget)
+        return more if model.predict(more) <= most and self._affordable(more) else None
 
     def _seems_baked(self, low: int) -> bool:
         """Only the script's own size went through, and the model itself failed on both sides."""

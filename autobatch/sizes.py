@@ -75,6 +75,10 @@ class SizeSpace:
             return None
         return self._size(self._rank_down(int(min(size, self.maximum))))
 
+    def above(self, size: int) -> int | None:
+        """The smallest allowed size that is larger than this one; None where there is none."""
+        return None if size >= self.last else self._size(self._rank_up(max(size + 1, self.minimum)))
+
     def between(self, low: int, high: int) -> int:
         """How many allowed sizes lie strictly between these two."""
         above = max(self._rank_down(low) + 1, self._rank_up(self.minimum))

@@ -432,6 +432,38 @@ def test_nothing_fits(outcome: Outcome) -> None:
 # -- what a proof begins with --------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("size", "sample_mib", "room", "expected"),
+    [
+        (24, 40, 4.0, Try(25)),
+        (24, 40, 1.0, Prove(24)),  # search trials have no more memory than the budget
+        (12, 80, 4.0, Prove(12)),  # one more would need far too much
+        (96, 10, 4.0, Prove(96)),  # one more is little
+    ],
+)
+def test_of_few_samples_one_more_is_worth_a_trial(
+    size: int, sample_mib: int, room: float, expected: Try | Prove
+) -> None:
+    """The size leaves 5 of the MiB there are to use, where a sample more needs 40, 80 or 10."""
+    budget = 1000 * MIB
+    plan = Plan(SizeSpace(), budget_bytes=budget, limit_bytes=int(room * budget))
+    resident = Search(plan).target_bytes - 5 * MIB - size * sample_mib * MIB
+
+    def needing(batch_size: int) -> Trial:
+        needed = int(resident + batch_size * sample_mib * MIB)
+        return Trial(
+            batch_size=batch_size,
+            outcome=FITS,
+            peak_bytes=needed,
+            needed_bytes=needed,
+            step_peak_bytes=(needed,) * 3,
+            resident_bytes=int(resident),
+        )
+
+    trials = tuple(map(needing, (2, size // 3, size)))
+    assert Search(plan, trials).next() == expected
+
+
 def test_a_proof_begins_with_a_size_larger_by_the_margin_where_training_could_have_it() -> None:
     plan = Plan(SizeSpace(), budget_bytes=1000 * MIB)
     nothing = Search(plan)

@@ -43,6 +43,12 @@ def test_at_most(drawn: tuple[SizeSpace, list[int]], size: float) -> None:
     assert space.at_most(size) == max((s for s in sizes if s <= size), default=None)
 
 
+@given(spaces(), st.integers(-10, 250))
+def test_above(drawn: tuple[SizeSpace, list[int]], size: int) -> None:
+    space, sizes = drawn
+    assert space.above(size) == min((s for s in sizes if s > size), default=None)
+
+
 @given(spaces(), st.integers(0, 250), st.integers(0, 250))
 def test_between_and_middle(drawn: tuple[SizeSpace, list[int]], low: int, high: int) -> None:
     space, sizes = drawn
@@ -100,6 +106,7 @@ def test_divisors_are_sizes_of_their_own():
     assert (space.first, space.last) == (2, 96)
     assert [space.at_most(size) for size in (1, 2, 5, 47, 1000)] == [None, 2, 4, 32, 96]
     assert space.between(4, 48) == 6  # 6, 8, 12, 16, 24, 32
+    assert [space.above(size) for size in (1, 2, 8, 96)] == [2, 4, 12, None]
     assert space.middle(4, 48) == 16
     assert SizeSpace(divisor_of=96, power_of_two=True).last == 32
     with pytest.raises(UsageError, match="no size that divides 7 from 2 to 6"):
