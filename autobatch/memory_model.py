@@ -2,8 +2,9 @@
 
 Memory over batch size is only piecewise linear: fixed costs hide the slope at small sizes, other
 kernels bend it at large ones, and some losses are quadratic. So the model is no formula: it
-interpolates between measured sizes, extrapolates along the last slope that stands out of the
-noise, and says how far that may be trusted.
+interpolates between measured sizes (along a power of the size where memory grows faster than the
+size does), extrapolates along the last slope that stands out of the noise, and says how far that
+may be trusted.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ class MemoryModel:
         before = Point(0, self.resident_bytes, self.resident_bytes)
         for point in self.points:
             if batch_size <= point.batch_size:
-                share = (batch_size - before.batch_size) / (point.batch_size - before.batch_size)
+                exponent = self._exponent(before, point)
+                low, high = before.batch_size**exponent, point.batch_size**exponent
+                share = (batch_size**exponent - low) / (high - low)
                 return before.peak_bytes + share * (point.peak_bytes - before.peak_bytes)
             before = point
         return before.peak_bytes + self.slope * (batch_size - before.batch_size)
@@ -80,10 +83,21 @@ class MemoryModel:
         for point in self.points:
             if point.peak_bytes > limit_bytes:
                 share = (limit_bytes - before.peak_bytes) / (point.peak_bytes - before.peak_bytes)
-                return before.batch_size + share * (point.batch_size - before.batch_size)
+                exponent = self._exponent(before, point)
+                low, high = before.batch_size**exponent, point.batch_size**exponent
+                return float((low + share * (high - low)) ** (1 / exponent))
             if point.peak_bytes > before.peak_bytes or point.batch_size > before.batch_size:
                 before = point
         return before.batch_size + (limit_bytes - before.peak_bytes) / self.slope
+
+    def _exponent(self, low: Point, high: Point) -> float:
+        """On the size, between two sizes: what a batch needs grows with this power of it, at least
+        with the size itself and at most with its square."""
+        first, last = low.peak_bytes - self.resident_bytes, high.peak_bytes - self.resident_bytes
+        if low.batch_size < 1 or not 0 < first < last:
+            return 1.0
+        seen = math.log(last / first) / math.log(high.batch_size / low.batch_size)
+        return min(FIRST_EXPONENT, max(1.0, seen))
 
     def largest_without_risk(self, limit_bytes: float) -> float:
         """The size that stays within the limit even if memory grows faster than it did so far."""

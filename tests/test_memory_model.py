@@ -127,6 +127,26 @@ def test_a_straight_line_is_predicted_inside_and_beyond(size: int) -> None:
     assert model.largest_within((100 + 2 * size) * MIB) == pytest.approx(size)
 
 
+@pytest.mark.parametrize("power", [1.0, 1.4, 2.0])
+@pytest.mark.parametrize("size", [600, 1000, 2500, 7000])
+def test_between_two_sizes_a_power_is_followed(power: float, size: int) -> None:
+    def mib(batch_size: int) -> float:
+        return 10 + 120 * (batch_size / 2500) ** power
+
+    model = fit([trial(b, mib(b), resident=10) for b in (512, 7620)])
+    assert model is not None
+    assert model.predict(size) == pytest.approx(mib(size) * MIB, rel=1e-3)
+    assert model.largest_within(mib(size) * MIB) == pytest.approx(size, rel=1e-3)
+
+
+def test_where_memory_grows_slower_than_the_size_or_faster_than_its_square() -> None:
+    """A straight line between the two, and a parabola."""
+    for low, high, share in ((20, 21, 1 / 2), (10.001, 90, (30**2 - 10**2) / (50**2 - 10**2))):
+        model = fit([trial(10, low, resident=10), trial(50, high, resident=10)])
+        assert model is not None
+        assert model.predict(30) == pytest.approx((low + share * (high - low)) * MIB, rel=1e-3)
+
+
 def test_beyond_the_last_size_the_last_slope_holds() -> None:
     # flat to 64, then 1 MiB a sample: one line through everything would mislead
     model = fit([trial(b, max(100, 100 + b - 64), resident=90) for b in (2, 64, 164)])
