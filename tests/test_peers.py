@@ -394,6 +394,9 @@ def test_a_floor_whose_proof_failed_is_none(tmp_path: Path) -> None:
     (line,) = table.lines(store(tmp_path, failed, KNOWN).read(), [MODEL], TOOLS)
     assert line.cost is None
     assert "times the floor" not in table.verdict([line])
+    near = [row(OURS.name, 94, floor_outcome="too_close")]  # it ran to its end all the same
+    (line,) = table.lines(store(tmp_path / "near", near, KNOWN).read(), [MODEL], TOOLS)
+    assert line.cost is not None
 
 
 def test_the_bars_are_met_or_said_not_to_be(measured: work.Measured) -> None:

@@ -128,8 +128,7 @@ def table() -> None:
         best = safe_maximum(name)
         tight = f"{min(sizes) / best:.0%} to {max(sizes) / best:.0%}" if best else "?"
         runs = [code for size in set(sizes) for code in recorded(name)[size]]
-        # One that died, as an answer's proof may, took 10 s more: it is no floor.
-        floors = [row for row in good if row.get("floor_outcome", "fits") == "fits"]
+        floors = [row for row in good if row.get("floor_outcome", "fits") in rows.RAN]
         costs = [row["seconds"] / row["floor_seconds"] for row in floors]
         ratios += [statistics.median(costs)] if costs else []
         print(

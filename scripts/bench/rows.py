@@ -7,6 +7,9 @@ import json
 import os
 from pathlib import Path
 
+# Outcomes of a floor's proof that ran to its end. One that died took 10 s more: it is no floor.
+RAN = ("fits", "too_close")
+
 
 def append(path: Path, row: dict) -> None:
     """Add a row, whole, after what others have added."""

@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+import rows
+
 from referee.tools import MODELS, OURS, TOOLS, Tool
 from referee.work import Measured
 
@@ -56,8 +58,7 @@ def lines(measured: Measured, models: Iterable[str], tools: Collection[str]) -> 
                 continue
             size = row["batch_size"]
             codes = exits.get(size, [])
-            proven = row.get("floor_outcome") == "fits"
-            floor = row["floor_seconds"] if proven else None
+            floor = row["floor_seconds"] if row.get("floor_outcome") in rows.RAN else None
             found.append(
                 Line(
                     model=model,
