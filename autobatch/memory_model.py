@@ -56,7 +56,7 @@ class MemoryModel:
                 exponent = self._exponent(before, point)
                 low, high = before.batch_size**exponent, point.batch_size**exponent
                 share = (batch_size**exponent - low) / (high - low)
-                return before.peak_bytes + share * (point.peak_bytes - before.peak_bytes)
+                return float(before.peak_bytes + share * (point.peak_bytes - before.peak_bytes))
             before = point
         return before.peak_bytes + self.slope * (batch_size - before.batch_size)
 
