@@ -253,8 +253,12 @@ class Search:
     @cached_property
     def estimate(self) -> int | None:
         """The largest safe size as the memory model sees it now."""
-        model = self.model
-        return None if model is None else self._at_most(model.largest_within(self.target_bytes))
+        return None if self._aim is None else self._at_most(self._aim)
+
+    @cached_property
+    def _aim(self) -> float | None:
+        """Where the memory model sees the target met: no whole number, allowed or not."""
+        return None if self.model is None else self.model.largest_within(self.target_bytes)
 
     def beyond(self, size: int) -> int | None:
         """A size a little larger, for the proof of `size` to begin with; None where there is none.
@@ -307,13 +311,14 @@ class Search:
     @property
     def _led_to(self) -> int | None:
         """The size that the trials of a search that was led tell; None where none was near it."""
-        size = self.estimate
-        if not self._is_led or self.model is None or size is None or not self.plan.precision:
+        model, aim, size = self.model, self._aim, self.estimate
+        if not self._is_led or not self.plan.precision:
+            return None
+        if model is None or aim is None or size is None:
             return None
         if not self.reached or (self.fails is not None and size >= self.fails):
             return None  # what went beyond the budget tells less
-        aim = self.model.largest_within(self.target_bytes)
-        sizes = [point.batch_size for point in self.model.points]
+        sizes = [point.batch_size for point in model.points]
         near = any((1 - LED_UP) * aim <= each <= (1 + LED) * aim for each in sizes)
         return size if near else None
 
@@ -343,9 +348,7 @@ class Search:
 
     def _below(self, size: int) -> int | None:
         """Where to look below a first size that was too large; None where there is none."""
-        aim = size / 2
-        if self.model is not None:
-            aim = self.model.largest_within(self.target_bytes)
+        aim = size / 2 if self._aim is None else self._aim
         return self._at_most(min(aim * (1 - self.plan.precision), size - 1))
 
     def is_near(self, batch_size: int) -> bool:
@@ -370,11 +373,10 @@ class Search:
             while self.plan.space.between(low, high):  # the very next size tells
                 high = self.plan.space.middle(low, high)
             return high
-        model = self.model
+        model, aim = self.model, self._aim
         if self.plan.careful:
             return self._surely_larger(low, high)
-        if model is not None:
-            aim = model.largest_within(self.target_bytes)
+        if model is not None and aim is not None:
             gain = aim * (1 - self.plan.precision / 2) - low
             seasoned = len(model.points) > 1 or self.fails is not None or self._is_led
             if seasoned and self.plan.precision and gain < max(1.0, self._worth_a_trial(aim) * low):
@@ -384,7 +386,7 @@ class Search:
                 worth = NEAR_BUDGET * self.plan.budget_bytes * max(1, len(self._near(aim)) - 1)
                 if self._is_led or left < worth:
                     return self._one_more(model, low, high)
-            for size in self._wishes(model, low, high):
+            for size in self._wishes(model, aim, low, high):
                 if self._affordable(size):
                     return size
             if self.plan.precision and gain < NEAR_BUDGET * low:
@@ -418,10 +420,9 @@ class Search:
 
     def _surely_larger(self, low: int, high: int) -> int | None:
         """A larger size that fits even if memory grows faster than it did so far."""
-        model = self.model
-        if model is None:
+        model, aim = self.model, self._aim
+        if model is None or aim is None:
             return None
-        aim = model.largest_within(self.target_bytes)
         # Where a size did die after all, memory bends somewhere below it: go half of the way.
         short = (low + high) // 2 if self._one_died else high - 1
         size = self._at_most(
@@ -458,9 +459,10 @@ class Search:
         last = self.trials[-2:]
         return self.fails is not None and len(last) == 2 and all(map(self.is_fit, last))
 
-    def _wishes(self, model: memory_model.MemoryModel, low: int, high: int) -> list[int]:
+    def _wishes(
+        self, model: memory_model.MemoryModel, aim: float, low: int, high: int
+    ) -> list[int]:
         """Sizes that the memory model would try, inside the bracket, the best first."""
-        aim = model.largest_within(self.target_bytes)
         # A little below the edge, where the size is more likely to be the answer itself; more so
         # with each size near it that was too large after all.
         missed = sum(not self.is_fit(t) for t in self._near(aim))

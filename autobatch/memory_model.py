@@ -53,8 +53,7 @@ class MemoryModel:
         before = Point(0, self.resident_bytes, self.resident_bytes)
         for point in self.points:
             if batch_size <= point.batch_size:
-                exponent = self._exponent(before, point)
-                low, high = before.batch_size**exponent, point.batch_size**exponent
+                exponent, low, high = self._powers(before, point)
                 share = (batch_size**exponent - low) / (high - low)
                 return float(before.peak_bytes + share * (point.peak_bytes - before.peak_bytes))
             before = point
@@ -83,21 +82,24 @@ class MemoryModel:
         for point in self.points:
             if point.peak_bytes > limit_bytes:
                 share = (limit_bytes - before.peak_bytes) / (point.peak_bytes - before.peak_bytes)
-                exponent = self._exponent(before, point)
-                low, high = before.batch_size**exponent, point.batch_size**exponent
+                exponent, low, high = self._powers(before, point)
                 return float((low + share * (high - low)) ** (1 / exponent))
             if point.peak_bytes > before.peak_bytes or point.batch_size > before.batch_size:
                 before = point
         return before.batch_size + (limit_bytes - before.peak_bytes) / self.slope
 
-    def _exponent(self, low: Point, high: Point) -> float:
-        """On the size, between two sizes: what a batch needs grows with this power of it, at least
-        with the size itself and at most with its square."""
+    def _powers(self, low: Point, high: Point) -> tuple[float, float, float]:
+        """With which exponent on the size a batch's need grows from one size to the other, at least
+        1 and at most 2, and both sizes raised to it."""
+        exponent = min(FIRST_EXPONENT, max(1.0, self._growth(low, high) or 1.0))
+        return exponent, low.batch_size**exponent, high.batch_size**exponent
+
+    def _growth(self, low: Point, high: Point) -> float | None:
+        """The power of the size with which a batch's need grew; None where it did not."""
         first, last = low.peak_bytes - self.resident_bytes, high.peak_bytes - self.resident_bytes
         if low.batch_size < 1 or not 0 < first < last:
-            return 1.0
-        seen = math.log(last / first) / math.log(high.batch_size / low.batch_size)
-        return min(FIRST_EXPONENT, max(1.0, seen))
+            return None
+        return math.log(last / first) / math.log(high.batch_size / low.batch_size)
 
     def largest_without_risk(self, limit_bytes: float) -> float:
         """The size that stays within the limit even if memory grows faster than it did so far."""
@@ -171,10 +173,8 @@ class MemoryModel:
     def _pessimistic_exponent(self) -> float:
         last = self.points[-1]
         for point in reversed(self.points[:-1]):
-            low = point.peak_bytes - self.resident_bytes
-            high = last.peak_bytes - self.resident_bytes
-            if point.batch_size <= 0.5 * last.batch_size and 0 < low < high:
-                seen = math.log(high / low) / math.log(last.batch_size / point.batch_size)
+            seen = self._growth(point, last)
+            if point.batch_size <= 0.5 * last.batch_size and seen is not None:
                 margin = EXPONENT_MARGIN if len(self.points) < 3 else SEASONED_MARGIN
                 return min(FIRST_EXPONENT, max(1.0, seen) + margin)
         return FIRST_EXPONENT
