@@ -163,9 +163,9 @@ def test_a_search_in_the_process_that_trains_never_meets_the_limit_and_a_later_l
 ):
     message, searched, written, function = sample("callback_fits.py", "limits")
     outcomes, limit, size, trials = searched
-    assert outcomes == ["fits"]
+    assert set(outcomes) <= {"fits", "too_close"}
     assert limit == "memory"
-    assert 100 < size < 600
+    assert 100 < size < 250  # not where it dies now and then, which is from 280 on
     assert trials < 14
     assert "What has changed since: what this process has in use on the device was" in message[0]
     assert written == [True, True, True]

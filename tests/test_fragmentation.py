@@ -189,14 +189,16 @@ def test_the_mean_and_so_many_of_the_mean_deviation_are_needed() -> None:
     assert limits.need == 1000 + round(DEVIATIONS * 12)
 
 
-def test_no_more_is_foretold_than_a_little_beyond_the_worst_order_but_where_there_are_loops() -> (
-    None
-):
+@pytest.mark.parametrize("loops", [False, True])
+@pytest.mark.parametrize("careful", [False, True])
+def test_no_more_is_foretold_than_a_little_beyond_the_worst_order_but_of_loops_or_with_care(
+    loops: bool, careful: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two heaps, far apart: their deviation says nothing of what lies above the upper one."""
-    for loops, need in ((False, BEYOND_WORST * 1100), (True, 1000 + DEVIATIONS * 100)):
-        limits = Limits(Orders([900, 1100], loops=loops))
-        limits.extend(10)
-        assert limits.need == round(need)
+    orders = Orders([900, 1100], loops=loops)
+    monkeypatch.setattr(fragmentation, "Replay", lambda *_a, **_k: orders)
+    need = 1000 + DEVIATIONS * 100 if loops or careful else BEYOND_WORST * 1100
+    assert needed_bytes([], careful=careful) == round(need)
 
 
 def test_rare_orders_far_beyond_the_others_may_die_but_no_more_of_them() -> None:

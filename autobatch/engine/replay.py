@@ -81,12 +81,13 @@ class TrialTrace:
         """End without an answer, where a step may have died: the next trial traces anew."""
         self._trace.abandon()
 
-    def needed_bytes(self, *, at_least: int, edge: int | None) -> int | None:
+    def needed_bytes(self, *, at_least: int, edge: int | None, careful: bool = False) -> int | None:
         """Replay what was traced; None where nothing was, or the profiler does not serve.
 
         Args:
             at_least: Bytes that are needed anyway.
             edge: Bytes that there are; None where that is not known.
+            careful: Memory must not run out.
         """
         if not self.steps:
             return None
@@ -102,6 +103,7 @@ class TrialTrace:
                 at_least=at_least,
                 edge=edge,
                 steps=self.steps,
+                careful=careful,
             )
 
 

@@ -121,7 +121,9 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         # Of a proof, only what exceeds the budget is asked for.
         request = self._request
         least = (request.enough_bytes or 0) if request.proof else 0
-        needs = self._trace.needed_bytes(at_least=least, edge=request.enough_bytes)
+        needs = self._trace.needed_bytes(
+            at_least=least, edge=request.enough_bytes, careful=request.careful
+        )
         if needs is None:
             return None
         if request.proof:
