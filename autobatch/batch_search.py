@@ -43,6 +43,7 @@ NEAR_AIM = 0.85  # share of the size aimed at within which trials scatter about 
 LED = 0.08
 LED_UP = 0.05
 EXPLORING = 0.8  # of the size aimed at: below it, a trial is there to learn the slope
+FORETOLD = 0.03  # share of the budget: a rise foretold to be less tells nothing by not coming
 ROOM_SHARE = 0.95  # of the allocator's limit: what a trial may be expected to need at worst
 
 
@@ -386,11 +387,17 @@ class Search:
                 worth = NEAR_BUDGET * self.plan.budget_bytes * max(1, len(self._near(aim)) - 1)
                 if self._is_led or left < worth:
                     return self._one_more(model, low, high)
-            for size in self._wishes(model, aim, low, high):
+            wishes = self._wishes(model, aim, low, high)
+            for size in wishes:
                 if self._affordable(size):
                     return size
             if self.plan.precision and gain < NEAR_BUDGET * low:
                 return None  # doubling from here would run into the limit for little
+            # No trial to run out of memory, though doubling would want one: the answer may be less
+            # tight for it.
+            beyond = seasoned and self._is_beyond(model, self._plain(low, high))
+            if self.plan.precision and wishes and beyond:
+                return wishes[0]
         return self._plain(low, high)
 
     def _one_more(self, model: memory_model.MemoryModel, low: int, high: int) -> int | None:
@@ -406,6 +413,26 @@ class Search:
             return None
         most = min(self.target_bytes + NEAR_BUDGET * budget, limit or budget)
         return more if model.predict(more) <= most and self._affordable(more) else None
+
+    def _is_beyond(self, model: memory_model.MemoryModel, size: int) -> bool:
+        """Whether the model, by a slope that was measured and still holds, sees no room for it."""
+        limit = self.plan.limit_bytes
+        if limit is None or model.foothold is None or model.predict(size) <= limit:
+            return False
+        return not self._overrates(model)
+
+    def _overrates(self, model: memory_model.MemoryModel) -> bool:
+        """Whether memory has just grown by less than half of what had been foretold."""
+        before = replace(self, trials=self.trials[:-1]).model
+        if before is None or before.foothold is None:
+            return False
+        assert self.plan.budget_bytes is not None
+        last, known = model.points[-1], before.points[-1].peak_bytes
+        foretold = before.predict(last.batch_size) - known
+        return (
+            foretold > FORETOLD * self.plan.budget_bytes
+            and 2 * (last.peak_bytes - known) < foretold
+        )
 
     def _seems_baked(self, low: int) -> bool:
         """Only the script's own size went through, and the model itself failed on both sides."""

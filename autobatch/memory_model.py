@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from autobatch.records import Outcome, Trial
 
@@ -36,7 +37,7 @@ class Point:
     least_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class MemoryModel:
     """Peak bytes over batch size.
 
@@ -61,18 +62,24 @@ class MemoryModel:
 
     @property
     def slope(self) -> float:
-        """Bytes a sample beyond the largest size measured; at least one.
+        """Bytes a sample beyond the largest size measured; at least one."""
+        last, before = self.points[-1], self.foothold
+        if before is None:
+            return max(1.0, (last.peak_bytes - self.resident_bytes) / last.batch_size)
+        rise = last.peak_bytes - before.peak_bytes
+        return max(1.0, rise / (last.batch_size - before.batch_size))
 
-        From the last size that lies clearly lower, in size and in bytes, so that the scatter
-        between two near sizes is not taken for a slope.
-        """
+    @cached_property
+    def foothold(self) -> Point | None:
+        """The last point that lies clearly below the largest, in size and in bytes, so that the
+        scatter between two near sizes is not taken for a slope; None where there is none yet."""
         last = self.points[-1]
         for point in reversed(self.points[:-1]):
             rise = last.peak_bytes - point.peak_bytes
             scatter = last.peak_bytes - last.least_bytes + point.peak_bytes - point.least_bytes
             if point.batch_size <= 0.8 * last.batch_size and rise > 2 * scatter:
-                return max(1.0, rise / (last.batch_size - point.batch_size))
-        return max(1.0, (last.peak_bytes - self.resident_bytes) / last.batch_size)
+                return point
+        return None
 
     def largest_within(self, limit_bytes: float) -> float:
         """The size whose expected peak meets the limit; 0 where even no sample fits."""
@@ -106,7 +113,18 @@ class MemoryModel:
         last = self.points[-1]
         active = max(1, last.peak_bytes - self.resident_bytes)
         room = max(0.0, limit_bytes - self.resident_bytes)
-        return float(last.batch_size * (room / active) ** (1 / self._pessimistic_exponent))
+        size = float(last.batch_size * (room / active) ** (1 / self._pessimistic_exponent))
+        if self.foothold is None or len(self.points) < 3 or limit_bytes <= last.peak_bytes:
+            return size
+        # Fixed costs may be most of what batches need: they do not grow, whatever the samples do.
+        return max(size, self._squared(self.foothold, limit_bytes - last.peak_bytes))
+
+    def _squared(self, low: Point, room: float) -> float:
+        """The size for which the room does if what was added since that point, and all that is to
+        come, grows with the square of the size."""
+        last = self.points[-1]
+        squares = last.batch_size**2 - low.batch_size**2
+        return math.sqrt(last.batch_size**2 + room * squares / (last.peak_bytes - low.peak_bytes))
 
     def largest_surely_within(self, limit_bytes: float) -> float:
         """The size for which the limit does even where memory bends upwards from here on.
@@ -150,8 +168,7 @@ class MemoryModel:
         for point in reversed(self.points[:-1]):
             rise = last.peak_bytes - point.peak_bytes
             if 2 * point.batch_size <= last.batch_size and rise > STANDS_OUT * active:
-                squares = last.batch_size**2 - point.batch_size**2
-                return math.sqrt(last.batch_size**2 + room / rise * squares)
+                return self._squared(point, room)
         return 0.0
 
     @property

@@ -279,6 +279,52 @@ def test_a_straight_line_with_room_never_runs_out_of_memory() -> None:
     assert statistics.median(each.answer / each.best for each in ended) >= 0.95
 
 
+def test_a_straight_line_without_room_never_runs_out_of_memory() -> None:
+    """As on a card that has no more than the budget: doubling gives way to what is foretold."""
+    ended = [replace(smooth(seed, "linear"), room=1.0).run() for seed in range(400)]
+    for each in ended:
+        assert each.misses == 0 or each.best < 8, each.story
+        assert each.answer >= 0.9 * each.best - 1, (each.best, each.story)
+    assert statistics.fmean(each.trials for each in ended) < 7.5
+
+
+def next_after(*measured: tuple[int, int]) -> Prove | Try:
+    """What is next after trials of these sizes, each with its peak in MiB; there is 1 GiB."""
+    plan = Plan(SizeSpace(), budget_bytes=1024 * MIB, limit_bytes=1024 * MIB)
+    found = Search(plan)
+    for size, peak in measured:
+        peaks = (peak * MIB,) * 4
+        found = found.add(
+            Trial(
+                batch_size=size,
+                outcome=FITS,
+                peak_bytes=peak * MIB,
+                step_peak_bytes=peaks,
+                resident_bytes=200 * MIB,
+            )
+        )
+    action = found.next()
+    assert isinstance(action, (Try, Prove))
+    return action
+
+
+def test_no_doubling_where_it_is_foretold_to_run_out_of_memory() -> None:
+    """A ResNet50 that XLA compiles: fixed costs, a jump, and no trials to spare."""
+    known = [(2, 370), (4, 370), (8, 383), (18, 447), (34, 547), (53, 671)]
+    after = next_after(*known, (64, 871))
+    assert isinstance(after, Try)
+    assert 64 < after.batch_size < 80
+
+
+def test_doubling_where_memory_grew_by_far_less_than_foretold() -> None:
+    """What was measured below a jump tells nothing of what lies above it."""
+    known = [(2, 386), (4, 387), (8, 388), (16, 389), (32, 900)]
+    after = next_after(*known)
+    assert isinstance(after, Try)
+    assert 32 < after.batch_size < 40
+    assert next_after(*known, (35, 901)) == Try(70)
+
+
 def test_a_curve_with_room_is_followed_to_its_edge() -> None:
     ended = endings("quadratic", 400)
     assert len(ended) > 250

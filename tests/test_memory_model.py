@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -219,6 +221,23 @@ def test_two_sizes_are_trusted_further_and_three_further_still() -> None:
     assert after[0] < after[1] < after[2] < 1000
     assert after[1] == pytest.approx(10 * 100 ** (1 / (1 + memory_model.EXPONENT_MARGIN)))
     assert after[2] == pytest.approx(10 * 100 ** (1 / (1 + memory_model.SEASONED_MARGIN)))
+
+
+def test_fixed_costs_are_no_risk_that_grows() -> None:
+    """Most of what the batches need is there at any size: 300 MiB of gradients, say."""
+
+    def need(size: float) -> float:
+        return 400 + 2 * size
+
+    few = fit([trial(b, need(b), resident=100) for b in (4, 16)])
+    more = fit([trial(b, need(b), resident=100) for b in (4, 16, 32)])
+    assert few is not None
+    assert more is not None
+    assert few.largest_without_risk(need(64) * MIB) < 20
+    # (64 - 32) * 2 MiB, were they added with the square of the size as the last 16 samples' were
+    told = math.sqrt(32**2 + 64 * (32**2 - 16**2) / 32)
+    assert more.largest_without_risk(need(64) * MIB) == pytest.approx(told)
+    assert more.largest_without_risk(need(31) * MIB) < 32
 
 
 @pytest.mark.parametrize("power", [1.0, 1.3, 1.6, 2.0])
