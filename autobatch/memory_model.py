@@ -21,6 +21,7 @@ from autobatch.records import Outcome, Trial
 FIRST_EXPONENT = 2.0
 EXPONENT_MARGIN = 0.35  # after two sizes
 SEASONED_MARGIN = 0.15  # after more
+NEED_VARIES = 0.03  # from trace to trace, as a share of what batches need by replay
 # Where memory must not run out: how far a size may lie above the largest measured, and which share
 # of what batches need must have been added since half that size for it to tell of the rest.
 CAREFUL_JUMP = 2.0
@@ -30,7 +31,8 @@ FROM_ONE = 4.0  # samples to try at most after a single one
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What one size needs, and the least of its steady steps' peaks."""
+    """What one size needs, and the least that it may need: what its steady steps' peaks, and needs
+    from trace to trace, differ by is no slope."""
 
     batch_size: int
     peak_bytes: int
@@ -248,7 +250,12 @@ def fit(trials: Iterable[Trial]) -> MemoryModel | None:
         assert trial.peak_bytes is not None
         steady = trial.step_peak_bytes[1:] or trial.step_peak_bytes or (trial.peak_bytes,)
         required = needed(trial) or trial.peak_bytes
-        point = Point(trial.batch_size, required, min(min(steady), required))
+        least = min(steady)
+        if trial.needed_bytes is not None:
+            # Fragmentation is no scatter, however much there is of it.
+            varies = NEED_VARIES * (required - (trial.resident_bytes or 0))
+            least = int(least * required / trial.peak_bytes - varies)
+        point = Point(trial.batch_size, required, min(least, required))
         known = measured.get(trial.batch_size)
         if known is not None:
             point = Point(

@@ -168,6 +168,19 @@ def test_the_scatter_between_two_near_sizes_is_no_slope() -> None:
     assert noisy.slope == pytest.approx(180 / 90 * MIB)
 
 
+def test_fragmentation_is_no_scatter() -> None:
+    """A ResNet50 that XLA compiles, whose replays need 120 MiB more than its peaks at any size."""
+    measured = ((8, 383, 505), (18, 447, 568), (34, 547, 668))
+    model = fit([trial(b, p, p, resident=213, needed_bytes=n * MIB) for b, p, n in measured])
+    assert model is not None
+    assert model.slope == pytest.approx(100 / 16 * MIB)
+    # but needs differ by as much as this from trace to trace
+    near = ((8, 383, 505), (26, 505, 628), (34, 507, 645))
+    model = fit([trial(b, p, p, resident=213, needed_bytes=n * MIB) for b, p, n in near])
+    assert model is not None
+    assert model.slope == pytest.approx(140 / 26 * MIB)
+
+
 def test_with_nothing_to_compare_the_slope_is_that_from_no_sample() -> None:
     assert line(10).slope == pytest.approx(2 * MIB)
 
