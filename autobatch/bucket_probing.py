@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from autobatch import bucket_proof, bucket_search, length_buckets, length_model, protocol, verdict
-from autobatch.batch_search import Plan, Search
+from autobatch.batch_search import Search
 from autobatch.bucket_data import settled_boundaries, settled_lengths, with_its_mean
 from autobatch.bucket_options import BucketOptions, checked_probe_options
 from autobatch.bucket_records import BucketResult
@@ -22,6 +22,7 @@ from autobatch.crew import Crew
 from autobatch.endings import MEMORY
 from autobatch.errors import AutobatchError, NothingFitsError
 from autobatch.events import Observer, Prepared, TrialEnded, TrialStarted, ignore
+from autobatch.evidence import Plan
 from autobatch.in_workers import InWorkers
 from autobatch.length_buckets import Lengths
 from autobatch.options import ProbeOptions

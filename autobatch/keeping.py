@@ -13,6 +13,7 @@ from pathlib import Path
 from autobatch import batch_search, result_cache, storage
 from autobatch.errors import StorageError, UsageError
 from autobatch.events import Notice, Observer
+from autobatch.evidence import Plan
 from autobatch.journal import Header, Journal
 from autobatch.options import ProbeOptions
 from autobatch.protocol import Target
@@ -67,7 +68,7 @@ class Keeper:
             except StorageError as error:
                 raise UsageError(f"{error.message} Name another file with --journal.") from error
 
-    def begin(self, key: Key | None, plan: batch_search.Plan) -> Earlier:
+    def begin(self, key: Key | None, plan: Plan) -> Earlier:
         """What is known of this key, and a journal for what will be.
 
         Args:
@@ -154,7 +155,7 @@ class Keeper:
         elif self._journal is not None:
             self._journal.begin(Header(target=self._label, key=key))
 
-    def _resumable(self, key: Key, plan: batch_search.Plan) -> tuple[Trial, ...]:
+    def _resumable(self, key: Key, plan: Plan) -> tuple[Trial, ...]:
         """The journal's trials, if this search may go on from them; else says why not."""
         if self._journal is None:
             return ()

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from autobatch import batch_search
-from autobatch.batch_search import Plan
 from autobatch.errors import UsageError
 from autobatch.events import Observer, ignore
+from autobatch.evidence import MOST_HEADROOM, Plan
 from autobatch.sizes import SizeSpace
 from autobatch.units import parse_bytes, parse_share_or_bytes
 
@@ -66,7 +65,7 @@ class Options:
         if self.memory_limit is not None:
             limit = parse_bytes(str(self.memory_limit), "memory_limit")
         # Peaks alone do not tell how far the memory is fragmented.
-        headroom = None if limit is None else int(batch_search.MOST_HEADROOM * limit)
+        headroom = None if limit is None else int(MOST_HEADROOM * limit)
         if self.headroom is not None:
             if limit is None:
                 raise UsageError("headroom is a part of memory_limit: give that too.")

@@ -9,9 +9,10 @@ from typing import Any
 import msgspec
 
 from autobatch import devices, protocol, signature
-from autobatch.batch_search import Done, GiveUp, Plan, Search
+from autobatch.batch_search import Done, GiveUp, Search
 from autobatch.crew import Crew
 from autobatch.events import Notice, Observer, ignore
+from autobatch.evidence import Plan
 from autobatch.in_workers import InWorkers
 from autobatch.keeping import Earlier, Keeper
 from autobatch.options import ProbeOptions

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import msgspec
 
 from autobatch import batch_search, learning_rate, protocol, throughput, verdict
-from autobatch.batch_search import Done, GiveUp, Plan, Search
+from autobatch.batch_search import Done, GiveUp, Search
 from autobatch.conversation import OutOfTime
 from autobatch.errors import (
     AutobatchError,
@@ -22,6 +22,7 @@ from autobatch.errors import (
     WorkerError,
 )
 from autobatch.events import Observer, Prepared, TrialEnded, TrialStarted, ignore
+from autobatch.evidence import Plan
 from autobatch.options import THROUGHPUT, ProbeOptions
 from autobatch.records import (
     Device,

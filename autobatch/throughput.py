@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from autobatch.batch_search import Search
+from autobatch.evidence import Evidence
 
 PROOFS = 2  # of smaller sizes, at most: each costs a process of its own
 WORTH_A_PROOF = 0.03  # share by which a size must seem faster than the fastest that is proven
 
 
-def proven_rates(search: Search, proven: Collection[int]) -> dict[int, float]:
+def proven_rates(search: Evidence, proven: Collection[int]) -> dict[int, float]:
     """Samples a second of the sizes proven, by the last proof of each."""
     return {
         trial.batch_size: trial.samples_per_second
@@ -25,7 +25,7 @@ def proven_rates(search: Search, proven: Collection[int]) -> dict[int, float]:
     }
 
 
-def next_proof(search: Search, largest: int, proven: Collection[int]) -> int | None:
+def next_proof(search: Evidence, largest: int, proven: Collection[int]) -> int | None:
     """A size below the largest that seems faster than all that are proven; None for none.
 
     Args:
@@ -51,7 +51,7 @@ def next_proof(search: Search, largest: int, proven: Collection[int]) -> int | N
     return best
 
 
-def fastest(search: Search, largest: int, proven: Collection[int]) -> int:
+def fastest(search: Evidence, largest: int, proven: Collection[int]) -> int:
     """The size up to the largest with the best proven samples a second."""
     every = proven_rates(search, proven)
     rates = {size: rate for size, rate in every.items() if size <= largest}

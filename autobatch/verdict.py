@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autobatch import leaks, protocol, throughput
-from autobatch.batch_search import Search
 from autobatch.endings import MEMORY, model_error
 from autobatch.errors import AutobatchError, NothingFitsError, WorkerError
+from autobatch.evidence import Evidence
 from autobatch.records import LIMIT_OF, LimitedBy, LimitKind, Outcome, Trial
 from autobatch.sizes import LARGEST
 from autobatch.units import format_bytes
@@ -40,7 +40,7 @@ class Bounds:
     total_timeout: float | None = None
 
 
-def limited_by(search: Search, size: int, bounds: Bounds) -> LimitedBy:
+def limited_by(search: Evidence, size: int, bounds: Bounds) -> LimitedBy:
     """What keeps the answer `size` from being larger."""
     beyond = [t for t in search.trials if t.batch_size > size and not search.is_fit(t)]
     if beyond:
@@ -70,7 +70,7 @@ def limited_by(search: Search, size: int, bounds: Bounds) -> LimitedBy:
     )
 
 
-def _stopped_by(first: Trial, search: Search, size: int, bounds: Bounds) -> LimitedBy:
+def _stopped_by(first: Trial, search: Evidence, size: int, bounds: Bounds) -> LimitedBy:
     """The limit that the smallest size too large was."""
     kind = LIMIT_OF.get(first.outcome, LimitKind.MEMORY)
     what = "its proof" if first.proof else "it"
@@ -87,7 +87,7 @@ def _stopped_by(first: Trial, search: Search, size: int, bounds: Bounds) -> Limi
     return LimitedBy(kind, f"batch size {first.batch_size}: {why}")
 
 
-def slower_beyond(search: Search, size: int, largest: int) -> LimitedBy:
+def slower_beyond(search: Evidence, size: int, largest: int) -> LimitedBy:
     """Why the answer is not the largest safe size: that one is slower."""
     rates = throughput.proven_rates(search, {size, largest})
     return LimitedBy(
@@ -97,13 +97,13 @@ def slower_beyond(search: Search, size: int, largest: int) -> LimitedBy:
     )
 
 
-def _of_which(search: Search, bounds: Bounds) -> str:
+def _of_which(search: Evidence, bounds: Bounds) -> str:
     kept = format_bytes(search.headroom_bytes)
     return f"{format_bytes(bounds.budget_bytes)}, of which {kept} are to stay free"
 
 
 def nothing(
-    search: Search, last: Trial, budget_bytes: int, failed: protocol.Failed | None
+    search: Evidence, last: Trial, budget_bytes: int, failed: protocol.Failed | None
 ) -> AutobatchError:
     """Why there is no answer, as an error.
 
@@ -177,7 +177,7 @@ def warnings(
     return tuple(found)
 
 
-def slowdown(search: Search, size: int, kind: str) -> tuple[str, ...]:
+def slowdown(search: Evidence, size: int, kind: str) -> tuple[str, ...]:
     """Whether a sample takes much longer at the answer than at smaller sizes.
 
     So it goes where a convolution finds no room for its workspace and takes a slower algorithm,

@@ -7,7 +7,8 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from autobatch.batch_search import Done, GiveUp, Plan, Search, run
+from autobatch.batch_search import Done, GiveUp, Search, run
+from autobatch.evidence import Plan
 from autobatch.records import Outcome, Trial
 from autobatch.sizes import SizeSpace
 

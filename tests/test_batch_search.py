@@ -17,19 +17,9 @@ from fake_device import MIB, Ending, Scenario, Thresholds
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from autobatch.batch_search import (
-    CAREFUL_HEADROOM,
-    LEAST_HEADROOM,
-    MOST_HEADROOM,
-    Done,
-    GiveUp,
-    Plan,
-    Prove,
-    Search,
-    Try,
-    run,
-)
+from autobatch.batch_search import Done, GiveUp, Prove, Search, Try, run
 from autobatch.errors import UsageError
+from autobatch.evidence import CAREFUL_HEADROOM, LEAST_HEADROOM, MOST_HEADROOM, Plan
 from autobatch.records import Outcome, Trial
 from autobatch.sizes import SizeSpace
 

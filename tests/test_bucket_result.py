@@ -8,13 +8,14 @@ import msgspec
 import pytest
 
 from autobatch import bucket_data, bucket_proof, length_buckets
-from autobatch.batch_search import Plan, Search
+from autobatch.batch_search import Search
 from autobatch.bucket_options import BucketOptions
 from autobatch.bucket_records import BucketResult
 from autobatch.bucket_report import BucketFindings, bucket_fields
 from autobatch.bucket_search import BucketSearch
 from autobatch.conversation import Ending
 from autobatch.errors import UsageError
+from autobatch.evidence import Plan
 from autobatch.learning_rate import scale_learning_rate
 from autobatch.length_buckets import Lengths
 from autobatch.protocol import Prepared, TrialDone

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autobatch import bucket_search
-from autobatch.batch_search import Plan, Prove, Search, Try
+from autobatch.batch_search import Prove, Search, Try
 from autobatch.bucket_proof import proof_shapes
 from autobatch.bucket_search import BucketSearch, Found, Stuck
+from autobatch.evidence import Plan
 from autobatch.records import Outcome, Trial
 from autobatch.sizes import SizeSpace
 from autobatch.units import MIB

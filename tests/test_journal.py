@@ -19,9 +19,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from autobatch import batch_search, cli, journal, keeping, oom, protocol, result_cache, signature
-from autobatch.batch_search import Done, GiveUp, Plan, Search
+from autobatch.batch_search import Done, GiveUp, Search
 from autobatch.errors import StorageError, UsageError, WorkerError
 from autobatch.events import Notice
+from autobatch.evidence import Plan
 from autobatch.journal import Header, Journal, line, parse
 from autobatch.keeping import Keeper
 from autobatch.options import ProbeOptions

@@ -31,6 +31,7 @@ ROOMS = [
     "residents",
     "leaks",
     "memory_model",
+    "evidence",
     "batch_search",
     "throughput",
     "length_model",

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from autobatch import devices, targets
-from autobatch.batch_search import MARGIN
 from autobatch.crew import Crew
 from autobatch.events import ignore
+from autobatch.evidence import MARGIN
 from autobatch.options import ProbeOptions
 from autobatch.records import Outcome
 from autobatch.units import MIB

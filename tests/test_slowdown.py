@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from autobatch.batch_search import Plan, Search
+from autobatch.batch_search import Search
+from autobatch.evidence import Plan
 from autobatch.records import Outcome, Trial
 from autobatch.sizes import SizeSpace
 from autobatch.verdict import slowdown

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from autobatch.batch_search import Plan, Search
+from autobatch.batch_search import Search
 from autobatch.errors import UsageError
+from autobatch.evidence import Plan
 from autobatch.options import ProbeOptions
 from autobatch.protocol import Prepared, RunTrial, TrialDone
 from autobatch.records import Device, LimitKind, Outcome, ProbeResult, Trial

@@ -25,9 +25,10 @@ from configurations import CONFIGURATIONS, REPEATS, ROWS, Configuration
 from safe_maximum import passes, recorded, safe_maximum
 
 from autobatch import devices, targets
-from autobatch.batch_search import Plan, Search
+from autobatch.batch_search import Search
 from autobatch.crew import Crew
 from autobatch.events import ignore
+from autobatch.evidence import Plan
 from autobatch.options import ProbeOptions
 from autobatch.sizes import SizeSpace
 

@@ -1,0 +1,288 @@
+"""What is searched for, and what the trials so far say of it. Pure: no I/O, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from autobatch import memory_model
+from autobatch.records import Outcome, Trial
+from autobatch.sizes import SizeSpace
+
+# Kept free of the budget by default: the first where fragmentation was counted, as needs by replay
+# scatter by as much from trace to trace; elsewhere what the peaks' measured spread asks for,
+# between the two (measured: scripts/bench/main_job.py).
+LEAST_HEADROOM = 0.025
+MOST_HEADROOM = 0.06
+# Of the budget without what is in use between steps, where trials share the process that is to
+# train, and its full pool.
+CAREFUL_HEADROOM = 0.05
+# A proof begins with a size this much larger: where training dies now and then, it dies more often
+# there. Not more than the headroom, or proofs fail where replays are exact.
+MARGIN = 0.025
+NEAR = 0.15  # of the size aimed at: from here on fragmentation and scatter are worth counting
+NEAR_AIM = 0.85  # share of the size aimed at within which trials scatter about the same edge
+FORETOLD = 0.03  # share of the budget: a rise foretold to be less tells nothing by not coming
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is searched for.
+
+    Attributes:
+        space: The sizes allowed.
+        budget_bytes: What the training may use; None where peaks are not measured.
+        limit_bytes: What search trials could use: the budget, or more.
+        precision: Share of the answer that may be left on the table; 0 for exact.
+        headroom_bytes: Least bytes of the budget to keep free; None for the default's.
+        usual_size: A size the user's script is known to work with, if any.
+        careful: Trials run where memory must not run out: from below, and never at a size that
+            could need more than the budget if memory grew faster than it did so far.
+        start: Where other searches of the same model have led to expect the answer: the first
+            trial is there. Defaults to a start from below.
+    """
+
+    space: SizeSpace
+    budget_bytes: int | None = None
+    limit_bytes: int | None = None
+    precision: float = 0.02
+    headroom_bytes: int | None = None
+    usual_size: int | None = None
+    careful: bool = False
+    start: int | None = None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A plan and what has been tried."""
+
+    plan: Plan
+    trials: tuple[Trial, ...] = ()
+
+    @cached_property
+    def model(self) -> memory_model.MemoryModel | None:
+        """The memory model of the trials so far."""
+        return memory_model.fit(self.trials) if self.plan.budget_bytes is not None else None
+
+    @cached_property
+    def headroom_bytes(self) -> int:
+        """Bytes of the budget to be kept free of the peak."""
+        budget, model, least = self.plan.budget_bytes, self.model, self._least_headroom_bytes
+        if budget is None or model is None or self._replayed:
+            return least
+        spread = memory_model.relative_spread(self.trials, model.resident_bytes)
+        scatter = spread * max(0, budget - model.resident_bytes)
+        return max(least, int(min(scatter, MOST_HEADROOM * budget)))
+
+    @cached_property
+    def _replayed(self) -> bool:
+        """Fragmentation was counted: the headroom does not change any more."""
+        return any(t.needed_bytes is not None for t in self.trials)
+
+    @cached_property
+    def _least_headroom_bytes(self) -> int:
+        """What is kept free whatever the peaks' spread."""
+        budget, model = self.plan.budget_bytes, self.model
+        if budget is None:
+            return 0
+        if self.plan.headroom_bytes is not None:
+            return self.plan.headroom_bytes
+        if self.plan.careful:  # what stays from step to step does not scatter
+            resident = model.resident_bytes if model is not None else 0
+            return int(max(LEAST_HEADROOM * budget, CAREFUL_HEADROOM * (budget - resident)))
+        return int(LEAST_HEADROOM * budget)
+
+    @property
+    def enough_bytes(self) -> int:
+        """A trial that needs more does not fit, whatever the headroom will be once it has ended."""
+        assert self.plan.budget_bytes is not None
+        return self.plan.budget_bytes - self._least_headroom_bytes
+
+    @property
+    def proof_bytes(self) -> int:
+        """What a proof's steps may need by replay: the trials' word is one trace's, a proof's is
+        another's, so it may lie half a headroom higher; but not where the user said what to keep
+        free, or trials are the training's own process."""
+        assert self.plan.budget_bytes is not None
+        by_default = self.plan.headroom_bytes is None and not self.plan.careful
+        spared = self.headroom_bytes // 2 if by_default and self._replayed else 0
+        return self.plan.budget_bytes - spared
+
+    @cached_property
+    def target_bytes(self) -> float:
+        """The budget without the headroom."""
+        assert self.plan.budget_bytes is not None
+        return self.plan.budget_bytes - self.headroom_bytes
+
+    def is_fit(self, trial: Trial) -> bool:
+        """Whether the trial speaks for its size: it went through, and within the budget."""
+        if trial.outcome is not Outcome.FITS:
+            return False
+        if trial.proof or trial.peak_bytes is None or self.plan.budget_bytes is None:
+            return True
+        return (self.required_bytes(trial) or 0) <= self.target_bytes
+
+    def required_bytes(self, trial: Trial) -> int | None:
+        """What training at a trial's size asks of the device, as all trials together tell it."""
+        if trial.required_bytes is None:
+            return None
+        return max(trial.required_bytes, self._step_bytes(trial) or 0)
+
+    @cached_property
+    def _step_bytes(self) -> Callable[[Trial], int | None]:
+        return memory_model.step_bytes(self.trials)
+
+    @cached_property
+    def fails(self) -> int | None:
+        """The smallest size that did not fit.
+
+        A user's own error at sizes below all that fit (a loss that needs two samples, say) only
+        says where the sizes begin.
+        """
+        smallest = min((t.batch_size for t in self.trials if self.is_fit(t)), default=None)
+        return min(
+            (
+                t.batch_size
+                for t in self.trials
+                if not self.is_fit(t)
+                and not (
+                    t.outcome is Outcome.FAILED and smallest is not None and t.batch_size < smallest
+                )
+            ),
+            default=None,
+        )
+
+    @cached_property
+    def fits(self) -> int:
+        """The largest size that fitted, below all that did not; 0 for none yet."""
+        fails = self.fails
+        return max(
+            (
+                t.batch_size
+                for t in self.trials
+                if self.is_fit(t) and (fails is None or t.batch_size < fails)
+            ),
+            default=0,
+        )
+
+    @cached_property
+    def proven(self) -> int:
+        """The largest size with a passed proof, below all that failed; 0 for none yet."""
+        fails = self.fails
+        return max(
+            (
+                t.batch_size
+                for t in self.trials
+                if t.proof and self.is_fit(t) and (fails is None or t.batch_size < fails)
+            ),
+            default=0,
+        )
+
+    @cached_property
+    def reached(self) -> int:
+        """The largest size that ever went through within the budget, headroom or not."""
+        budget = self.plan.budget_bytes
+        return max(
+            (
+                t.batch_size
+                for t in self.trials
+                if t.outcome is Outcome.FITS
+                and (t.proof or budget is None or (t.required_bytes or 0) <= budget)
+            ),
+            default=0,
+        )
+
+    @cached_property
+    def estimate(self) -> int | None:
+        """The largest safe size as the memory model sees it now."""
+        return None if self._aim is None else self._at_most(self._aim)
+
+    @cached_property
+    def _aim(self) -> float | None:
+        """Where the memory model sees the target met: no whole number, allowed or not."""
+        return None if self.model is None else self.model.largest_within(self.target_bytes)
+
+    def beyond(self, size: int) -> int | None:
+        """A size a little larger, for the proof of `size` to begin with; None where there is none.
+
+        That is where memory must not run out, where the user has said what is to be kept free, and
+        where such a size is not allowed, or was seen to die or to need more than the budget.
+        """
+        budget = self.plan.budget_bytes
+        if self.plan.careful or self.plan.headroom_bytes is not None or budget is None:
+            return None
+        bad = [
+            t.batch_size
+            for t in self.trials
+            if t.batch_size > size
+            and (t.outcome is not Outcome.FITS or (self.required_bytes(t) or 0) > budget)
+        ]
+        most = min([size + int(MARGIN * size), *(each - 1 for each in bad)])
+        larger = self._at_most(most)
+        return larger if larger is not None and larger > size else None
+
+    def is_near(self, batch_size: int) -> bool:
+        """Whether the size is near enough to the answer to tell of it, as far as one can know.
+
+        Where memory must not run out, any may be: fragmentation may set in at each.
+        """
+        if self.plan.start is not None:
+            return True
+        known = self.model is not None and len(self.model.points) > 1
+        near = self.estimate is not None and batch_size >= NEAR * self.estimate
+        return known and (self.plan.careful or near)
+
+    @property
+    def _one_died(self) -> bool:
+        """Whether a size did not go through, and not for an error of the user's own."""
+        well = (Outcome.FITS, Outcome.FAILED)
+        return any(t.outcome not in well for t in self.trials)
+
+    def _near(self, aim: float) -> list[Trial]:
+        """Trials about the edge so far."""
+        near = [t for t in self.trials if NEAR_AIM * aim <= t.batch_size <= aim / NEAR_AIM]
+        return [t for t in near if not t.proof]
+
+    @property
+    def _creeps(self) -> bool:
+        """The last two trials fitted, both short of what did not: the model sees the edge too low.
+
+        One outlier above it is enough for that.
+        """
+        last = self.trials[-2:]
+        return self.fails is not None and len(last) == 2 and all(map(self.is_fit, last))
+
+    def _is_beyond(self, model: memory_model.MemoryModel, size: int) -> bool:
+        """Whether the model, by a slope that was measured and still holds, sees no room for it."""
+        limit = self.plan.limit_bytes
+        if limit is None or model.foothold is None or model.predict(size) <= limit:
+            return False
+        return not self._overrates(model)
+
+    def _overrates(self, model: memory_model.MemoryModel) -> bool:
+        """Whether memory has just grown by less than half of what had been foretold."""
+        before = replace(self, trials=self.trials[:-1]).model
+        if before is None or before.foothold is None:
+            return False
+        assert self.plan.budget_bytes is not None
+        last, known = model.points[-1], before.points[-1].peak_bytes
+        foretold = before.predict(last.batch_size) - known
+        return (
+            foretold > FORETOLD * self.plan.budget_bytes
+            and 2 * (last.peak_bytes - known) < foretold
+        )
+
+    def _seems_baked(self, low: int) -> bool:
+        """Only the script's own size went through, and the model itself failed on both sides."""
+        failed = [t.batch_size for t in self.trials if t.outcome is Outcome.FAILED]
+        others = {t.batch_size for t in self.trials} - {low, *failed}
+        return (
+            low == self.plan.usual_size
+            and not others
+            and any(s < low for s in failed)
+            and any(s > low for s in failed)
+        )
+
+    def _at_most(self, size: float) -> int | None:
+        return self.plan.space.at_most(size)
