@@ -29,7 +29,9 @@ NEAR_BUDGET = 0.04  # share of the budget, or of a size, that is not worth an ou
 LED = 0.08
 LED_UP = 0.05
 EXPLORING = 0.8  # of the size aimed at: below it, a trial is there to learn the slope
-ROOM_SHARE = 0.95  # of the allocator's limit: what a trial may be expected to need at worst
+# Of the allocator's limit, what a trial may be expected to need at worst; but always what is aimed
+# at, or the edge is crept up to where there is no more than the budget.
+ROOM_SHARE = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +226,8 @@ class Search(Evidence):
         missed = sum(not self.is_fit(t) for t in self._near(aim))
         size = aim * (1 - self.plan.precision / 2 * 2 ** min(missed, 2))
         if self.plan.limit_bytes is not None:
-            size = min(size, model.largest_without_risk(ROOM_SHARE * self.plan.limit_bytes))
+            room = max(ROOM_SHARE * self.plan.limit_bytes, self.target_bytes)
+            size = min(size, model.largest_without_risk(room))
         if aim >= high or aim < low + 1:  # the model has just been shown wrong, or sees no more
             return []
         size = max(size, low + self.plan.precision * low, low + 1)
