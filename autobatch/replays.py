@@ -31,9 +31,13 @@ LOOP_JITTER = 250
 HUGE = 0.5
 # For how many events a request that finds no chunk waits (kMaxMillisToWait, 10 s) while the
 # operations that run beside it end, and gets what they release; of those that are no small
-# allocation's, as a convolution takes hundreds for its shards, no more than a share of a step's.
+# allocation's, as a convolution takes hundreds for its shards, no more than a share of a step's;
+# but where steps are short, more of it: what runs beside does not shrink with the step. (A
+# convolutional network's steps have 130 events on a GPU, and 160 to 175 on the CPU: waiting for 11,
+# replays need 99 to 105 % of the limit at its safe maxima; for 8 on the GPU, 115 %.)
 WAIT = 200
 MOST_WAIT = 0.06
+SHORT_WAIT, MOST_SHORT_WAIT = 11, 0.1  # events, and no more than this share of a step's
 RESOLUTION = 256  # a replay's limit is exact to the least conceivable over this: 0.4 %
 REACH = 8  # of such steps, from where the others' limits lie, within which it is looked for first
 
@@ -84,7 +88,9 @@ class Replay:
         self._widths = _widths(whole, self.least // FINEST, steps)
         self._huge = HUGE * self.least
         self.events = sum((a.start is not None) + (a.end is not None) for a in self._kept)
-        self._wait = round(MOST_WAIT * self.events / steps)
+        a_step = self.events / steps
+        short = min(SHORT_WAIT, int(MOST_SHORT_WAIT * a_step))
+        self._wait = max(round(MOST_WAIT * a_step), short)
 
     def least_limit(self, order: int, near: int = 0) -> int:
         """The least limit under which a replay goes through, to within `RESOLUTION`.

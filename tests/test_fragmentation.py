@@ -445,6 +445,14 @@ def test_a_request_waits_for_what_is_released_soon(later: int, waits: bool) -> N
     assert survive(trace, limit + size)
 
 
+@pytest.mark.parametrize(("events", "waits"), [(9, 1), (40, 4), (130, 11), (180, 11), (500, 30)])
+def test_it_waits_for_no_more_than_a_share_of_a_step_and_more_of_a_short_one(
+    events: int, waits: int
+) -> None:
+    trace = [Allocation(MIB, 2 * k, 2 * k + 1) for k in range(events)]
+    assert Replay(trace, steps=2)._wait == waits
+
+
 def test_the_beginning_counts_and_not_only_the_steps_alike() -> None:
     """What stays from the first step on may lie in the middle of what later steps need whole."""
     size, far = 64 * MIB, 10 * JITTER
