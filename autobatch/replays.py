@@ -32,12 +32,12 @@ HUGE = 0.5
 # For how many events a request that finds no chunk waits (kMaxMillisToWait, 10 s) while the
 # operations that run beside it end, and gets what they release; of those that are no small
 # allocation's, as a convolution takes hundreds for its shards, no more than a share of a step's;
-# but where steps are short, more of it: what runs beside does not shrink with the step. (A
-# convolutional network's steps have 130 events on a GPU, and 160 to 175 on the CPU: waiting for 11,
-# replays need 99 to 105 % of the limit at its safe maxima; for 8 on the GPU, 115 %.)
+# but of the shortest steps a little more: what runs beside does not shrink with the step. (A
+# convolutional network's steps have 130 events on a GPU. With 8 of them answers are 88 to 90 % of
+# its safe maximum there; with 11, 102 %: too much.)
 WAIT = 200
 MOST_WAIT = 0.06
-SHORT_WAIT, MOST_SHORT_WAIT = 11, 0.1  # events, and no more than this share of a step's
+SHORT_WAIT, MOST_SHORT_WAIT = 9, 0.1  # events, and no more than this share of a step's
 RESOLUTION = 256  # a replay's limit is exact to the least conceivable over this: 0.4 %
 REACH = 8  # of such steps, from where the others' limits lie, within which it is looked for first
 

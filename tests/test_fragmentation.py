@@ -445,7 +445,7 @@ def test_a_request_waits_for_what_is_released_soon(later: int, waits: bool) -> N
     assert survive(trace, limit + size)
 
 
-@pytest.mark.parametrize(("events", "waits"), [(9, 1), (40, 4), (130, 11), (180, 11), (500, 30)])
+@pytest.mark.parametrize(("events", "waits"), [(9, 1), (40, 4), (130, 9), (500, 30)])
 def test_it_waits_for_no_more_than_a_share_of_a_step_and_more_of_a_short_one(
     events: int, waits: int
 ) -> None:
