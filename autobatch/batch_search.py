@@ -159,6 +159,7 @@ class Search(Evidence):
         model, aim = self.model, self._aim
         if self.plan.careful:
             return self._surely_larger(low, high)
+        plain = self._plain(low, high)
         if model is not None and aim is not None:
             gain = aim * (1 - self.plan.precision / 2) - low
             seasoned = len(model.points) > 1 or self.fails is not None or self._is_led
@@ -177,10 +178,9 @@ class Search(Evidence):
                 return None  # doubling from here would run into the limit for little
             # No trial to run out of memory, though doubling would want one: the answer may be less
             # tight for it.
-            beyond = seasoned and self._is_beyond(model, self._plain(low, high))
-            if self.plan.precision and wishes and beyond:
+            if self.plan.precision and wishes and seasoned and self._is_beyond(model, plain):
                 return wishes[0]
-        return self._plain(low, high)
+        return plain
 
     def _one_more(self, model: memory_model.MemoryModel, low: int, high: int) -> int | None:
         """The next size, where it is much larger and may well do; else None.
@@ -273,11 +273,6 @@ class Search(Evidence):
         return Prove(lower)
 
     # -- what it may cost --------------------------------------------------------------------
-
-    @property
-    def _is_led(self) -> bool:
-        """Other searches have told where to start."""
-        return self.plan.start is not None
 
     @property
     def _upper(self) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -156,28 +157,17 @@ class Evidence:
     @cached_property
     def fits(self) -> int:
         """The largest size that fitted, below all that did not; 0 for none yet."""
-        fails = self.fails
-        return max(
-            (
-                t.batch_size
-                for t in self.trials
-                if self.is_fit(t) and (fails is None or t.batch_size < fails)
-            ),
-            default=0,
-        )
+        return self._largest_fit(self.trials)
 
     @cached_property
     def proven(self) -> int:
         """The largest size with a passed proof, below all that failed; 0 for none yet."""
-        fails = self.fails
-        return max(
-            (
-                t.batch_size
-                for t in self.trials
-                if t.proof and self.is_fit(t) and (fails is None or t.batch_size < fails)
-            ),
-            default=0,
-        )
+        return self._largest_fit(t for t in self.trials if t.proof)
+
+    def _largest_fit(self, trials: Iterable[Trial]) -> int:
+        fails = math.inf if self.fails is None else self.fails
+        sizes = (t.batch_size for t in trials if self.is_fit(t) and t.batch_size < fails)
+        return max(sizes, default=0)
 
     @cached_property
     def reached(self) -> int:
@@ -222,12 +212,17 @@ class Evidence:
         larger = self._at_most(most)
         return larger if larger is not None and larger > size else None
 
+    @property
+    def _is_led(self) -> bool:
+        """Other searches have told where to start."""
+        return self.plan.start is not None
+
     def is_near(self, batch_size: int) -> bool:
         """Whether the size is near enough to the answer to tell of it, as far as one can know.
 
         Where memory must not run out, any may be: fragmentation may set in at each.
         """
-        if self.plan.start is not None:
+        if self._is_led:
             return True
         known = self.model is not None and len(self.model.points) > 1
         near = self.estimate is not None and batch_size >= NEAR * self.estimate
