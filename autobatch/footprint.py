@@ -26,6 +26,8 @@ class Allocation:
         end: The place of its release in that order, or None if it was live at the end.
         chunk_bytes: What the allocator gave for it; 0 where that is not known.
         in_loop: Made by an operation of a loop's body, whose passes overtake each other.
+        taker: The thread that took it; None where that is not known.
+        giver: The thread that gave it back; None where that is not known.
     """
 
     requested_bytes: int
@@ -33,6 +35,8 @@ class Allocation:
     end: int | None
     chunk_bytes: int = 0
     in_loop: bool = False
+    taker: int | None = None
+    giver: int | None = None
 
 
 def requested_peak(allocations: Iterable[Allocation], resident_bytes: int = 0) -> int:

@@ -58,9 +58,11 @@ def needed_bytes(
         at_least: Bytes that are needed anyway. Where the first replays need far less, they are the
             answer.
         edge: Bytes that there are: whether more are needed is asked. None where that is not known.
-        careful: Memory must not run out: what the worst replay needs is no bound.
+        careful: Memory must not run out, and the pool is one that other trainings have laid out,
+            not an empty one: orders count that no threads give, and what the worst replay needs
+            is no bound.
     """
-    replay = Replay(allocations, residents=residents, grows=grows, steps=steps)
+    replay = Replay(allocations, residents=residents, grows=grows, steps=steps, freely=careful)
     if not replay.least:
         return at_least
     limits = Limits(replay, careful=careful)

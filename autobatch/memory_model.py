@@ -26,6 +26,7 @@ NEED_VARIES = 0.03  # from trace to trace, as a share of what batches need by re
 # of what batches need must have been added since half that size for it to tell of the rest.
 CAREFUL_JUMP = 2.0
 STANDS_OUT = 0.2
+CLOSE_JUMP = 1.2  # the same once batches need more than half of what there is for them
 FROM_ONE = 4.0  # samples to try at most after a single one
 
 
@@ -147,6 +148,8 @@ class MemoryModel:
         size = max(size, (size + min(CAREFUL_JUMP * last.batch_size, self._bent(room, active))) / 2)
         if last.batch_size == 1:
             size = max(size, min(FROM_ONE, 1 + room / active))
+        if room < active:  # fragmentation may set in at once, whatever the slope so far
+            size = min(size, max(CLOSE_JUMP * last.batch_size, last.batch_size + 1))
         slope, bounds = self._steepest, []
         for place, point in enumerate(reversed(self.points)):
             near = 4 * point.batch_size >= 3 * last.batch_size

@@ -6,17 +6,20 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from autobatch.bfc import GRAIN, Chunk, OutOfMemory, Pool, rounded
 from autobatch.footprint import FINEST, Allocation, coarsened, events_of, pieces, requested_peak
 
-# How far threads move an event: in events, for what runs at once does not grow with the step, but
-# no farther than past a large allocation (from one step to the next these keep their order to
-# within one or two, one among twenty to within four to seven). Where there are loops, a step has
-# tens of thousands of events, and operations are short: there it is a share of them. All of it is
-# fitted to the deaths of five models, whose steps have from 1,300 to 44,000 events: their safe
-# maxima need from 94 to 101 % of the limit by replay.
-JITTER = 130
+# How far an event may lie from its place in the trace: in events, for what runs at once does not
+# grow with the step, but no farther than past a large allocation (from one step to the next these
+# keep their order to within one or two, one among twenty to within four to seven). Outside of loops
+# a thread's own events keep their order, however far they move: an operation follows those that it
+# depends on. (With 8 to 30 events the safe maxima of twelve models and buckets without loops need,
+# by replay, from 91 to 107 % of the limit, most of them 97 to 100.) Where they do not, it is
+# farther, and where there are loops, whose steps have tens of thousands of short operations, a
+# share of a step.
+JITTER, FREE_JITTER = 15, 130
 MOST_JITTER, LEAST_JITTER = 0.1, 0.02  # of a step's events; the least where there are loops
 LARGE_JITTER = 1  # large allocations, those of at least the peak over `FINEST` outside of loops
 # The passes of a loop overtake each other, large allocations or not: what the loops of an LSTM make
@@ -31,13 +34,12 @@ LOOP_JITTER = 250
 HUGE = 0.5
 # For how many events a request that finds no chunk waits (kMaxMillisToWait, 10 s) while the
 # operations that run beside it end, and gets what they release; of those that are no small
-# allocation's, as a convolution takes hundreds for its shards, no more than a share of a step's;
-# but of the shortest steps a little more: what runs beside does not shrink with the step. (A
-# convolutional network's steps have 130 events on a GPU. With 8 of them answers are 88 to 90 % of
-# its safe maximum there; with 11, 102 %: too much.)
+# allocation's, as a convolution takes hundreds for its shards, no more than a share of a step's.
+# What its own thread gives back later it cannot have: that thread waits. (The gradient of pooling
+# takes two large tensors at once in half precision: the second cannot wait for the first.) The
+# passes of a loop go from thread to thread: there any may.
 WAIT = 200
 MOST_WAIT = 0.06
-SHORT_WAIT, MOST_SHORT_WAIT = 9, 0.1  # events, and no more than this share of a step's
 RESOLUTION = 256  # a replay's limit is exact to the least conceivable over this: 0.4 %
 REACH = 8  # of such steps, from where the others' limits lie, within which it is looked for first
 
@@ -59,6 +61,7 @@ class Replay:
             it shapes the regions.
         grows: See `Pool`.
         steps: How many they are the allocations of.
+        freely: Orders are tried that no threads give, as those of loops are.
 
     Attributes:
         least: Bytes live at the peak, rounded as the allocator rounds: no limit below will do.
@@ -73,10 +76,11 @@ class Replay:
         residents: Sequence[int] = (),
         grows: bool = True,
         steps: int = 1,
+        freely: bool = False,
     ) -> None:
         self._grows = grows
         whole = [
-            Allocation(rounded(a.requested_bytes), a.start, a.end, in_loop=a.in_loop)
+            replace(a, requested_bytes=rounded(a.requested_bytes), chunk_bytes=0)
             for a in allocations
         ]
         known = [rounded(size) for size in residents]
@@ -85,12 +89,29 @@ class Replay:
         self._residents = list(pieces(known))
         self._kept = coarsened(whole, self.least)
         self._small = len(self._kept) < len(whole)  # some were left out, and need a hole
-        self._widths = _widths(whole, self.least // FINEST, steps)
+        self._threads_count = not (self.loops or freely)
+        jitter = JITTER if self._threads_count else FREE_JITTER
+        self._widths = _widths(whole, self.least // FINEST, steps, jitter)
         self._huge = HUGE * self.least
-        self.events = sum((a.start is not None) + (a.end is not None) for a in self._kept)
-        a_step = self.events / steps
-        short = min(SHORT_WAIT, int(MOST_SHORT_WAIT * a_step))
-        self._wait = max(round(MOST_WAIT * a_step), short)
+        self._events = [
+            (place, i, begins)
+            for i, each in enumerate(self._kept)
+            for place, begins in ((each.start, True), (each.end, False))
+            if place is not None
+        ]
+        self.events = len(self._events)
+        self._rows = self._by_thread() if self._threads_count else []
+        self._wait = round(MOST_WAIT * self.events / steps)
+
+    def _by_thread(self) -> list[list[int]]:
+        """Which events each thread made, in its order."""
+        rows: dict[int, list[int]] = {}
+        for event in sorted(range(self.events), key=lambda e: self._events[e][0]):
+            _, i, begins = self._events[event]
+            thread = self._kept[i].taker if begins else self._kept[i].giver
+            if thread is not None:
+                rows.setdefault(thread, []).append(event)
+        return list(rows.values())
 
     def least_limit(self, order: int, near: int = 0) -> int:
         """The least limit under which a replay goes through, to within `RESOLUTION`.
@@ -128,18 +149,22 @@ class Replay:
         stays behind its allocation."""
         shuffle = random.Random(number)  # noqa: S311 - no secret
         widths = self._widths if number else (0.0, 0.0)
-        events: list[_Event] = []
-        for i, each in enumerate(self._kept):
+        moments: list[float] = []
+        for place, i, _ in self._events:
+            each = self._kept[i]
             width, later = widths[each.in_loop], 0.0
             if each.requested_bytes >= self._huge:
                 width, later = 0.0, widths[False] / 2  # as all that is not in a loop, on average
-            begun = -1.0
-            if each.start is not None:
-                begun = each.start + later + shuffle.random() * width
-                events.append((begun, i, True))
-            if each.end is not None:
-                ended = each.end + later + shuffle.random() * width
-                events.append((max(ended, begun + 1e-6), i, False))
+            moments.append(place + later + shuffle.random() * width)
+        for row in self._rows:
+            for event, moment in zip(row, sorted(moments[e] for e in row), strict=True):
+                moments[event] = moment
+        begun = [-1.0] * len(self._kept)
+        events: list[_Event] = []
+        for moment, (_, i, begins) in zip(moments, self._events, strict=True):
+            if begins:
+                begun[i] = moment
+            events.append((moment if begins else max(moment, begun[i] + 1e-6), i, begins))
         events.sort()
         return events
 
@@ -182,16 +207,21 @@ class Replay:
     def _soon_released(
         self, live: dict[int, Chunk], events: list[_Event], place: int
     ) -> Iterator[int]:
-        """What a request at this place sees released while it waits."""
+        """What a request at this place sees released while it waits; not by its own thread."""
         until = events[place][0] + WAIT
+        waits = self._kept[events[place][1]].taker if self._threads_count else None
         for at, i, begins in events[place + 1 : place + 1 + self._wait]:
             if at > until:
                 return
-            if not begins and i in live:
+            if begins or i not in live:
+                continue
+            if waits is None or self._kept[i].giver != waits:
                 yield i
 
 
-def _widths(allocations: Sequence[Allocation], large: int, steps: int) -> tuple[float, float]:
+def _widths(
+    allocations: Sequence[Allocation], large: int, steps: int, jitter: float
+) -> tuple[float, float]:
     """How far an event may move, in events: one outside of loops, and one of a loop's body."""
     every = events_of(allocations)
     number = sum(
@@ -199,7 +229,7 @@ def _widths(allocations: Sequence[Allocation], large: int, steps: int) -> tuple[
     )
     events = every / steps
     apart = every / max(1, number)  # of large ones
-    usual = min(JITTER, MOST_JITTER * events)
+    usual = min(jitter, MOST_JITTER * events)
     if any(a.in_loop for a in allocations):
         usual = max(LEAST_JITTER * events, usual)
     return min(usual, LARGE_JITTER * apart), max(usual, min(LOOP_JITTER, MOST_JITTER * events))

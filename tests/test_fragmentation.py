@@ -25,7 +25,15 @@ from autobatch.fragmentation import (
     needed_bytes,
 )
 from autobatch.options import ProbeOptions
-from autobatch.replays import JITTER, LARGE_JITTER, LOOP_JITTER, MOST_JITTER, WAIT, Replay
+from autobatch.replays import (
+    JITTER,
+    LARGE_JITTER,
+    LEAST_JITTER,
+    LOOP_JITTER,
+    MOST_JITTER,
+    WAIT,
+    Replay,
+)
 from autobatch.units import MIB
 
 SLACK = 1 + 2 / replays.RESOLUTION
@@ -330,9 +338,9 @@ def test_pool_rounds_to_the_grain():
     assert Pool(MIB, grows=False).allocate(1).size == GRAIN
 
 
-def survive(trace, limit, steps=1, beside=BESIDE):
+def survive(trace, limit, steps=1, beside=BESIDE, *, freely=False):
     """Whether all replays but those that may die go through, in one region."""
-    replay = Replay(trace, residents=beside, grows=False, steps=steps)
+    replay = Replay(trace, residents=beside, grows=False, steps=steps, freely=freely)
     limit += sum(beside)
     return sum(not replay.goes_through(k, limit) for k in range(REPLAYS)) <= MAY_DIE * REPLAYS
 
@@ -353,7 +361,7 @@ def test_a_chunk_given_out_whole_leaves_nothing_for_the_smallest() -> None:
     [
         (5_000, 1, 0, JITTER // 4, True),
         (5_000, 1, 0, JITTER + 1, False),
-        (5_000, 40, 0, JITTER // 4, False),  # short steps: at most a tenth of one
+        (5_000, 200, 0, JITTER // 4, False),  # short steps: at most a tenth of one
         (5_000, 1, 0, JITTER // 2, True),
         (5_000, 1, 990, JITTER // 2, False),  # past other large ones, which are near
         (1_000_000, 1, 0, JITTER + 1, False),
@@ -363,8 +371,8 @@ def test_what_runs_at_once_may_change_places(
     events: int, steps: int, others: int, apart: int, change_places: bool
 ) -> None:
     """One is released just before the other begins, or just after."""
-    assert MOST_JITTER * 5_000 / 40 < JITTER // 4
-    assert LARGE_JITTER * 5_000 / 990 < JITTER // 4
+    assert MOST_JITTER * 5_000 / 200 < JITTER // 4
+    assert LARGE_JITTER * 5_000 / 990 < JITTER // 2
     size, half = 64 * MIB, events // 2
     trace = [
         Allocation(size, half - 200, half),
@@ -375,12 +383,63 @@ def test_what_runs_at_once_may_change_places(
 
 
 @pytest.mark.parametrize(
+    ("taker", "looped", "freely", "change_places"),
+    [
+        (1, False, False, False),
+        (2, False, False, True),
+        (None, False, False, True),
+        (1, True, False, True),
+        (1, False, True, True),
+    ],
+)
+def test_what_one_thread_does_keeps_its_order_but_in_loops_and_where_orders_are_free(
+    taker: int | None, looped: bool, freely: bool, change_places: bool
+) -> None:
+    size = 64 * MIB
+    trace = [
+        Allocation(size, 2_300, 2_500, in_loop=looped, taker=1, giver=1),
+        Allocation(size, 2_501, 4_999, in_loop=looped, taker=taker, giver=1),
+    ]
+    assert survive(trace, 2 * size - MIB, freely=freely) is not change_places
+
+
+@pytest.mark.parametrize("freely", [True, False])
+def test_free_orders_are_farther_from_the_trace(freely: bool) -> None:
+    size = 64 * MIB
+    trace = [Allocation(size, 2_300, 2_500), Allocation(size, 2_500 + 2 * JITTER, 4_999)]
+    assert survive(trace, 2 * size - MIB, freely=freely) is not freely
+
+
+def test_where_memory_must_not_run_out_orders_are_free() -> None:
+    size = 64 * MIB
+    trace = [
+        Allocation(size, 2_300, 2_500, taker=1, giver=1),
+        Allocation(size, 2_501, 4_999, taker=1, giver=1),
+    ]
+    needs = [
+        needed_bytes(trace, residents=BESIDE, grows=False, careful=careful)
+        for careful in (False, True)
+    ]
+    assert needs[0] == size + sum(BESIDE)
+    assert needs[1] >= 2 * size + sum(BESIDE)
+
+
+def test_the_order_of_a_thread_holds_in_every_replay_but_others_come_between() -> None:
+    trace = [Allocation(MIB, 2 * k, 2 * k + 1, taker=k % 2, giver=k % 2) for k in range(60)]
+    replay = Replay(trace, residents=BESIDE)
+    orders = [[(i, begins) for _, i, begins in replay._order(number)] for number in range(5)]
+    assert len({tuple(order) for order in orders}) == 5
+    for thread in range(2):
+        assert len({tuple(e for e in order if e[0] % 2 == thread) for order in orders}) == 1
+
+
+@pytest.mark.parametrize(
     ("events", "looped", "apart", "change_places"),
     [
         (100_000, True, JITTER + 10, True),
         (100_000, True, LOOP_JITTER + 1, False),
         (100_000, False, JITTER + 10, False),
-        (20_000, True, JITTER + 10, False),  # short steps: at most a tenth of one
+        (10_000, True, JITTER + 10, False),  # short steps: at most a tenth of one
         (2_000_000, True, 2 * LOOP_JITTER, True),  # a long loop's: a share of a step
         (2_000_000, False, 2 * LOOP_JITTER, False),
     ],
@@ -402,8 +461,8 @@ def test_what_a_loop_makes_keeps_nothing_outside_of_it_in_order() -> None:
     large, others = Allocation(64 * MIB, 0, 4_999), range(990)
     straight = [large, *(Allocation(MIB, 2 * k, 2 * k + 1) for k in others)]
     looped = [large, *(Allocation(MIB, 2 * k, 2 * k + 1, in_loop=True) for k in others)]
-    assert replays._widths(straight, MIB, 1)[0] == pytest.approx(LARGE_JITTER * 5_000 / 991)
-    assert replays._widths(looped, MIB, 1)[0] == JITTER
+    assert replays._widths(straight, MIB, 1, JITTER)[0] == pytest.approx(LARGE_JITTER * 5_000 / 991)
+    assert replays._widths(looped, MIB, 1, JITTER)[0] == LEAST_JITTER * 5_000
 
 
 @pytest.mark.parametrize(
@@ -445,10 +504,33 @@ def test_a_request_waits_for_what_is_released_soon(later: int, waits: bool) -> N
     assert survive(trace, limit + size)
 
 
-@pytest.mark.parametrize(("events", "waits"), [(9, 1), (40, 4), (130, 9), (500, 30)])
-def test_it_waits_for_no_more_than_a_share_of_a_step_and_more_of_a_short_one(
-    events: int, waits: int
+@pytest.mark.parametrize(
+    ("taker", "giver", "looped", "waits"),
+    [
+        (1, 2, False, True),
+        (1, 1, False, False),
+        (None, 1, False, True),
+        (1, None, False, True),
+        (1, 1, True, True),  # the passes of a loop go from thread to thread
+    ],
+)
+def test_a_request_waits_for_nothing_that_its_own_thread_gives_back(
+    taker: int | None, giver: int | None, looped: bool, waits: bool
 ) -> None:
+    """As the two large tensors of one operation, which are given back when it has ended."""
+    size, many = 64 * MIB, 110
+    start = 2 * many
+    trace = [
+        *(Allocation(MIB, k, start + k, in_loop=looped) for k in range(many)),
+        Allocation(size, start - 60, start + 1, giver=giver),
+        Allocation(size, start, 2 * start, taker=taker),
+    ]
+    replay = Replay(trace, residents=BESIDE, grows=False)
+    assert replay.goes_through(0, size + size // 2 + many * MIB + sum(BESIDE)) is waits
+
+
+@pytest.mark.parametrize(("events", "waits"), [(9, 1), (40, 2), (500, 30)])
+def test_it_waits_for_no_more_than_a_share_of_a_step(events: int, waits: int) -> None:
     trace = [Allocation(MIB, 2 * k, 2 * k + 1) for k in range(events)]
     assert Replay(trace, steps=2)._wait == waits
 
@@ -491,5 +573,7 @@ def test_a_trace_begins_with_the_first_batch_behind_weights_data_and_slots() -> 
         assert each["chunks"]
         assert min(each["chunks"]) >= 1
         assert each["in_loop"] == 0
+        assert each["threads"] >= 2  # one makes batches, others train
+        assert each["of_no_thread"] == 0
     # The input's and the state's products with the kernels, at each place of the sequence, twice.
     assert recurrent["gates"] >= 2 * 2 * recurrent["length"]

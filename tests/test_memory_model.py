@@ -340,3 +340,14 @@ def test_from_one_sample_one_goes_to_as_many_as_fit_with_each_needing_as_much() 
     assert model.largest_surely_within(1_200_000_000) == memory_model.FROM_ONE
     ten = MemoryModel((Point(10, 355_002_368, 355_002_368),), resident_bytes=190_000_000)
     assert ten.largest_surely_within(735_000_000) < 20
+
+
+def test_beyond_half_of_what_there_is_a_sure_step_is_short_however_flat_memory_was() -> None:
+    """Fragmentation sets in at once: nothing before it foretells it."""
+    fitted = fit([trial(50, 505), trial(100, 520)])  # fixed costs of 490
+    assert fitted is not None
+    assert fitted.largest_surely_within(900 * MIB) == pytest.approx(memory_model.CLOSE_JUMP * 100)
+    assert fitted.largest_surely_within(1_100 * MIB) > 1.4 * 100  # less than half
+    small = fit([trial(2, 505), trial(4, 520)])
+    assert small is not None
+    assert small.largest_surely_within(900 * MIB) == 5  # one more may be tried

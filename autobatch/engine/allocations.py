@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,9 @@ _LOOP_BODY = "/body/_"
 _HOST_LEVEL = 1  # critical events, which the allocator's are; a step's own cost stays small
 MOST_BYTES = 256 << 20  # of a trace's file; a longer one is not worth its time
 
-# Time, whether memory was taken, its address, the bytes asked for, those given, and whether by an
-# operation of a loop's body.
-_Event = tuple[float, bool, int, int, int, bool]
+# Time, whether memory was taken, its address, the bytes asked for, those given, whether by an
+# operation of a loop's body, and the thread.
+_Event = tuple[float, bool, int, int, int, bool, int]
 
 
 class AllocationTrace:
@@ -153,7 +154,7 @@ def _events(plane: Any, device: str) -> Iterator[_Event]:
                 requested = values.get("requested_bytes", 0)
                 given = values.get("allocation_bytes", 0)
                 in_loop = taken and _LOOP_BODY in values.get("tf_op", "")
-                yield time, taken, values["addr"], requested, given, in_loop
+                yield time, taken, values["addr"], requested, given, in_loop, line.id
 
 
 def serves(allocator: str, device: str) -> bool:
@@ -169,15 +170,14 @@ def serves(allocator: str, device: str) -> bool:
 
 
 def _paired(events: list[_Event]) -> Iterator[Allocation]:
-    live: dict[int, tuple[int, int, bool]] = {}
+    live: dict[int, Allocation] = {}
     done: list[Allocation] = []
-    for place, (_, taken, address, size, given, in_loop) in enumerate(events):
+    for place, (_, taken, address, size, given, in_loop, thread) in enumerate(events):
         if taken:
-            live[address] = (size, place, in_loop)
+            live[address] = Allocation(size, place, None, in_loop=in_loop, taker=thread)
         elif address in live:
-            size, start, looped = live.pop(address)
-            done.append(Allocation(size, start, place, in_loop=looped))
+            done.append(replace(live.pop(address), end=place, giver=thread))
         else:
-            done.append(Allocation(size, None, place, given))
-    done += [Allocation(size, start, None, in_loop=loop) for size, start, loop in live.values()]
+            done.append(Allocation(size, None, place, given, giver=thread))
+    done += live.values()
     return iter(sorted(done, key=lambda each: -1 if each.start is None else each.start))

@@ -36,6 +36,10 @@ def residents(traced, *sizes):
     batch = BATCH * WIDTH * 4
     seen["batches"] = sum(a.requested_bytes == batch and a.start is not None for a in traced)
     seen["chunks"] = [a.chunk_bytes / a.requested_bytes for a in traced if a.start is None]
+    takers = [a.taker for a in traced if a.start is not None]
+    givers = [a.giver for a in traced if a.end is not None]
+    seen["threads"] = len({*takers, *givers})
+    seen["of_no_thread"] = takers.count(None) + givers.count(None)
     seen["in_loop"] = sum(a.in_loop for a in traced)
     seen["gates"] = sum(a.in_loop and a.requested_bytes == BATCH * GATES * 4 for a in traced)
     found = read(traced, *sizes)
