@@ -145,7 +145,8 @@ class Replay:
         return self._goes_through(self._order(order), limit)
 
     def _order(self, number: int) -> list[_Event]:
-        """The events, but for replay 0 each moved by up to a width, if it is not huge; a release
+        """The events, but for replay 0 each moved by up to a width, if it is not huge. A thread's
+        events then share out their new moments in their old order, where threads count; a release
         stays behind its allocation."""
         shuffle = random.Random(number)  # noqa: S311 - no secret
         widths = self._widths if number else (0.0, 0.0)
@@ -200,7 +201,8 @@ class Replay:
             raise
         # A chunk given out whole may have been the last: what is too small to be replayed
         # finds none then. (So dies an XLA program whose one large buffer took all.)
-        if self._small and pool.full and not any(self._soon_released(live, events, place)):
+        soon = self._soon_released(live, events, place)
+        if self._small and pool.full and next(soon, None) is None:
             raise _NoHole
         return chunk
 
