@@ -15,10 +15,10 @@ from autobatch.footprint import FINEST, Allocation, coarsened, events_of, pieces
 # grow with the step, but no farther than past a large allocation (from one step to the next these
 # keep their order to within one or two, one among twenty to within four to seven). Outside of loops
 # a thread's own events keep their order, however far they move: an operation follows those that it
-# depends on. (With 8 to 30 events the safe maxima of twelve models and buckets without loops need,
-# by replay, from 91 to 107 % of the limit, most of them 97 to 100.) Where they do not, it is
-# farther, and where there are loops, whose steps have tens of thousands of short operations, a
-# share of a step.
+# depends on. (The safe maxima of ten models and five buckets without loops need, by replay, from 90
+# to 105 % of the limit, most of them 97 to 100; U-Net's in one of two traces 110. 8 or 20 events
+# change little.) Where they do not, it is farther, and where there are loops, whose steps have tens
+# of thousands of short operations, a share of a step.
 JITTER, FREE_JITTER = 15, 130
 MOST_JITTER, LEAST_JITTER = 0.1, 0.02  # of a step's events; the least where there are loops
 LARGE_JITTER = 1  # large allocations, those of at least the peak over `FINEST` outside of loops
