@@ -356,6 +356,18 @@ def test_a_chunk_given_out_whole_leaves_nothing_for_the_smallest() -> None:
     assert needed_bytes([large, *small], grows=False) > 199 * MIB
 
 
+@pytest.mark.parametrize(("end", "room"), [(42, True), (300, False)])
+def test_what_is_soon_released_leaves_room_for_the_smallest(end: int, room: bool) -> None:
+    """Whichever it is, the first allocation, too."""
+    trace = [
+        Allocation(60 * MIB, 0, end),
+        *(Allocation(MIB, 2 + 2 * k, 3 + 2 * k) for k in range(15)),
+        Allocation(100 * MIB, 41, 80),  # is given all that is left
+        *(Allocation(4, start, start + 2) for start in range(33, 39, 3)),
+    ]
+    assert Replay(trace, grows=False).goes_through(0, 180 * MIB) is room
+
+
 @pytest.mark.parametrize(
     ("events", "steps", "others", "apart", "change_places"),
     [
