@@ -6,7 +6,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
 
 from autobatch.bfc import GRAIN, Chunk, OutOfMemory, Pool, rounded
 from autobatch.footprint import FINEST, Allocation, coarsened, events_of, pieces, requested_peak
@@ -79,18 +78,26 @@ class Replay:
         freely: bool = False,
     ) -> None:
         self._grows = grows
+        self.loops = any(a.in_loop for a in allocations)
+        # Where orders are free, no thread is known: none has an order, and none waits for itself.
+        free = freely or self.loops
         whole = [
-            replace(a, requested_bytes=rounded(a.requested_bytes), chunk_bytes=0)
+            Allocation(
+                rounded(a.requested_bytes),
+                a.start,
+                a.end,
+                in_loop=a.in_loop,
+                taker=None if free else a.taker,
+                giver=None if free else a.giver,
+            )
             for a in allocations
         ]
         known = [rounded(size) for size in residents]
         self.least = requested_peak(whole, sum(known))
-        self.loops = any(a.in_loop for a in whole)
         self._residents = list(pieces(known))
         self._kept = coarsened(whole, self.least)
         self._small = len(self._kept) < len(whole)  # some were left out, and need a hole
-        self._threads_count = not (self.loops or freely)
-        jitter = JITTER if self._threads_count else FREE_JITTER
+        jitter = FREE_JITTER if free else JITTER
         self._widths = _widths(whole, self.least // FINEST, steps, jitter)
         self._huge = HUGE * self.least
         self._events = [
@@ -100,7 +107,7 @@ class Replay:
             if place is not None
         ]
         self.events = len(self._events)
-        self._rows = self._by_thread() if self._threads_count else []
+        self._rows = self._by_thread()
         self._wait = round(MOST_WAIT * self.events / steps)
 
     def _by_thread(self) -> list[list[int]]:
@@ -146,7 +153,7 @@ class Replay:
 
     def _order(self, number: int) -> list[_Event]:
         """The events, but for replay 0 each moved by up to a width, if it is not huge. A thread's
-        events then share out their new moments in their old order, where threads count; a release
+        events then share out their new moments in their old order; a release
         stays behind its allocation."""
         shuffle = random.Random(number)  # noqa: S311 - no secret
         widths = self._widths if number else (0.0, 0.0)
@@ -201,8 +208,8 @@ class Replay:
             raise
         # A chunk given out whole may have been the last: what is too small to be replayed
         # finds none then. (So dies an XLA program whose one large buffer took all.)
-        soon = self._soon_released(live, events, place)
-        if self._small and pool.full and next(soon, None) is None:
+        full = self._small and pool.full
+        if full and next(self._soon_released(live, events, place), None) is None:
             raise _NoHole
         return chunk
 
@@ -211,7 +218,7 @@ class Replay:
     ) -> Iterator[int]:
         """What a request at this place sees released while it waits; not by its own thread."""
         until = events[place][0] + WAIT
-        waits = self._kept[events[place][1]].taker if self._threads_count else None
+        waits = self._kept[events[place][1]].taker
         for at, i, begins in events[place + 1 : place + 1 + self._wait]:
             if at > until:
                 return
