@@ -127,6 +127,7 @@ class Crew:
             batch_size=batch_size,
             steps=steps,
             trace=trace,
+            foretell=sequence_length is None,
             enough_bytes=enough_bytes,
             sequence_length=sequence_length,
         )
@@ -138,13 +139,13 @@ class Crew:
         return ending.trial
 
     def prove(
-        self, batch_size: int, *, enough_bytes: int, beyond: int | None
+        self, batch_size: int, *, enough_bytes: int | None, beyond: int | None
     ) -> tuple[Trial, protocol.TrialDone | None]:
         """Run a proof, in a process that has run nothing before, under the real limit.
 
-        Its steps are replayed, too: whether it went through by luck, that is whether they need more
-        than `enough_bytes`. For the same reason the process first trains at the size `beyond`, if
-        there is one, which is a little larger.
+        Its steps are replayed, too, if `enough_bytes` are given: whether it went through by luck,
+        that is whether they need more than that. For the same reason the process first trains at
+        the size `beyond`, if there is one, which is a little larger.
         """
         ending = self._prove(
             protocol.RunTrial(
@@ -152,7 +153,7 @@ class Crew:
                 steps=self._options.proof_steps,
                 validation=self._options.validation,
                 proof=True,
-                trace=True,
+                trace=enough_bytes is not None,
                 enough_bytes=enough_bytes,
             ),
             beyond,
@@ -204,7 +205,8 @@ class Crew:
         Whether memory is laid out well is settled when a process begins to train: so the larger one
         comes first. Where it does not go through, the ending is that of the proof.
         """
-        larger = protocol.RunTrial(batch_size=beyond, steps=request.steps)
+        # Its trace tells the proof's replay how this process began.
+        larger = protocol.RunTrial(batch_size=beyond, steps=request.steps, foretell=request.trace)
         ending = self._run_within(worker, larger)
         more = f"{beyond / request.batch_size - 1:.0%} more, batch size {beyond}"
         trial = msgspec.structs.replace(

@@ -22,6 +22,7 @@ CAREFUL_HEADROOM = 0.05
 # A proof begins with a size this much larger: where training dies now and then, it dies more often
 # there. Not more than the headroom, or proofs fail where replays are exact.
 MARGIN = 0.025
+AGREEING = 2  # traces at one size that say as much as a proof's could
 NEAR = 0.15  # of the size aimed at: from here on fragmentation and scatter are worth counting
 NEAR_AIM = 0.85  # share of the size aimed at within which trials scatter about the same edge
 FORETOLD = 0.03  # share of the budget: a rise foretold to be less tells nothing by not coming
@@ -100,13 +101,21 @@ class Evidence:
         assert self.plan.budget_bytes is not None
         return self.plan.budget_bytes - self._least_headroom_bytes
 
-    @property
-    def proof_bytes(self) -> int:
-        """What a proof's steps may need by replay: the trials' word is one trace's, a proof's is
-        another's, so it may lie half a headroom higher; but not where the user said what to keep
-        free, or trials are the training's own process."""
+    def proof_bytes(self, batch_size: int) -> int | None:
+        """What a proof's steps may need by replay; None where they need not be replayed.
+
+        The trials' word is one trace's, a proof's is another's, so it may lie half a headroom
+        higher; but not where the user said what to keep free, or trials are the training's own
+        process. Where two traces at this very size have said that it fits, one more says nothing:
+        a few traces of a model need far more than all others, though it trains.
+        """
         assert self.plan.budget_bytes is not None
-        by_default = self.plan.headroom_bytes is None and not self.plan.careful
+        careful = self.plan.careful
+        same = [t for t in self.trials if t.batch_size == batch_size and not t.proof]
+        agreeing = [t for t in same if t.needed_bytes is not None and self.is_fit(t)]
+        if not careful and len(agreeing) >= AGREEING and len(agreeing) == len(same):
+            return None
+        by_default = self.plan.headroom_bytes is None and not careful
         spared = self.headroom_bytes // 2 if by_default and self._replayed else 0
         return self.plan.budget_bytes - spared
 
@@ -190,8 +199,23 @@ class Evidence:
 
     @cached_property
     def _aim(self) -> float | None:
-        """Where the memory model sees the target met: no whole number, allowed or not."""
+        """Where the target is met, by what is foretold or else by the memory model: no whole
+        number, allowed or not."""
+        if self._teller is not None:
+            return float(max(self._teller.foretold or 0, self.fits))
         return None if self.model is None else self.model.largest_within(self.target_bytes)
+
+    @cached_property
+    def _teller(self) -> Trial | None:
+        """The trial whose word on the largest size that fits counts: of those near to what they
+        foretell the most cautious, else the nearest; None where others have shown them wrong."""
+        high = math.inf if self.fails is None else self.fails
+        told = [t for t in self.trials if not t.proof and t.foretold and t.foretold < high]
+        near = [t for t in told if _is_about(t.batch_size, t.foretold or 1)]
+        if near:
+            return min(near, key=lambda t: t.foretold or 0)
+        far = min(told, key=lambda t: abs(math.log((t.foretold or 1) / t.batch_size)), default=None)
+        return far if far is not None and self.fits <= (far.foretold or 0) else None
 
     def beyond(self, size: int) -> int | None:
         """A size a little larger, for the proof of `size` to begin with; None where there is none.
@@ -209,6 +233,9 @@ class Evidence:
             and (t.outcome is not Outcome.FITS or (self.required_bytes(t) or 0) > budget)
         ]
         most = min([size + int(MARGIN * size), *(each - 1 for each in bad)])
+        if self.model is not None:  # where memory grows with the square, not twice as much of it
+            more = self.model.predict(size) + MARGIN * budget
+            most = min(most, int(self.model.largest_within(more)))
         larger = self._at_most(most)
         return larger if larger is not None and larger > size else None
 
@@ -236,8 +263,7 @@ class Evidence:
 
     def _near(self, aim: float) -> list[Trial]:
         """Trials about the edge so far."""
-        near = [t for t in self.trials if NEAR_AIM * aim <= t.batch_size <= aim / NEAR_AIM]
-        return [t for t in near if not t.proof]
+        return [t for t in self.trials if not t.proof and _is_about(t.batch_size, aim)]
 
     @property
     def _creeps(self) -> bool:
@@ -281,3 +307,8 @@ class Evidence:
 
     def _at_most(self, size: float) -> int | None:
         return self.plan.space.at_most(size)
+
+
+def _is_about(size: float, aim: float) -> bool:
+    """Whether trials at this size scatter about the edge that is seen there."""
+    return NEAR_AIM * aim <= size <= aim / NEAR_AIM

@@ -39,8 +39,23 @@ class Allocation:
     giver: int | None = None
 
 
-def requested_peak(allocations: Iterable[Allocation], resident_bytes: int = 0) -> int:
+def requested_peak(allocations: Sequence[Allocation], resident_bytes: int = 0) -> int:
     """Most bytes live at once, as requested: what no allocator can do without."""
+    return _peak(allocations)[0] + resident_bytes
+
+
+def at_peak(allocations: Sequence[Allocation]) -> list[int]:
+    """The numbers of those that are live where the most bytes are, for the first time."""
+    place = _peak(allocations)[1]
+    return [
+        number
+        for number, each in enumerate(allocations)
+        if (each.start is None or each.start <= place) and (each.end is None or each.end > place)
+    ]
+
+
+def _peak(allocations: Sequence[Allocation]) -> tuple[int, int]:
+    """Most bytes live at once, and the event at which they are; -1 for before the first."""
     changes: list[tuple[int, int]] = []
     live = 0
     for each in allocations:
@@ -50,11 +65,12 @@ def requested_peak(allocations: Iterable[Allocation], resident_bytes: int = 0) -
             changes.append((each.start, each.requested_bytes))
         if each.end is not None:
             changes.append((each.end, -each.requested_bytes))
-    peak = live
-    for _, change in sorted(changes):
+    peak, place = live, -1
+    for at, change in sorted(changes):
         live += change
-        peak = max(peak, live)
-    return peak + resident_bytes
+        if live > peak:
+            peak, place = live, at
+    return peak, place
 
 
 def events_of(allocations: Iterable[Allocation]) -> int:

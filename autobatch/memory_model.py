@@ -254,7 +254,7 @@ def fit(trials: Iterable[Trial]) -> MemoryModel | None:
         steady = trial.step_peak_bytes[1:] or trial.step_peak_bytes or (trial.peak_bytes,)
         required = needed(trial) or trial.peak_bytes
         least = min(steady)
-        if trial.needed_bytes is not None:
+        if trial.needed_bytes is not None and trial.peak_bytes:
             # Fragmentation is no scatter, however much there is of it.
             varies = NEED_VARIES * (required - (trial.resident_bytes or 0))
             least = int(least * required / trial.peak_bytes - varies)

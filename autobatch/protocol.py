@@ -115,6 +115,8 @@ class RunTrial(msgspec.Struct, frozen=True, kw_only=True, tag=True):
             second epoch.
         trace: Also say what the first steps need once fragmentation is counted; in a proof only
             whether that is more than `enough_bytes`.
+        foretell: Also trace the first steps to say which batch size `enough_bytes` would do for, or
+            to let a later trial say so.
         careful: The pool is the one that will train: a step's peak counts beside what replays
             say that it needs.
         enough_bytes: Stop early where steps use clearly more than this, or clearly less: then more
@@ -129,6 +131,7 @@ class RunTrial(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     validation: bool = False
     proof: bool = False
     trace: bool = False
+    foretell: bool = False
     careful: bool = False
     enough_bytes: int | None = None
     sequence_length: int | None = None
@@ -246,6 +249,9 @@ class TrialDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         resident_bytes: In use after it.
         needed_bytes: What the first steps need once fragmentation is counted; None where they were
             not traced, and in a proof where they need no more than is there.
+        foretold: The largest batch size that `enough_bytes` do for, by replays of what this trial
+            allocated as it would be at other sizes; None where that was not asked for or cannot
+            be told.
         process_bytes: By NVML, all that the worker holds of a GPU; None where it does not say.
         validation_steps: Validation steps that ran.
         last_batch_size: Samples in the smaller last batch; None where there was none.
@@ -258,6 +264,7 @@ class TrialDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     other_peak_bytes: int
     resident_bytes: int
     needed_bytes: int | None = None
+    foretold: int | None = None
     process_bytes: int | None = None
     validation_steps: int = 0
     last_batch_size: int | None = None
@@ -279,6 +286,7 @@ class TrialDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
             step_peak_bytes=self.step_peak_bytes,
             resident_bytes=self.resident_bytes,
             needed_bytes=self.needed_bytes,
+            foretold=self.foretold,
             process_bytes=self.process_bytes,
             step_seconds=self.step_seconds,
             proof=request.proof,

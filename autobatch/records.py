@@ -76,6 +76,9 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
         needed_bytes: What its first steps need by replays of their allocations, with
             fragmentation counted; None where they were not traced. Of a proof, only where that is
             more than the budget, or by default than it without half the headroom.
+        foretold: The largest batch size that the budget without the headroom does for, by replays
+            of what this trial allocated as it would be at other sizes; None where that is not
+            known.
         process_bytes: What NVML counts for the process after the steps: the allocator's memory, and
             all that is outside of it (CUDA's context, workspaces of cuDNN and cuBLAS, NCCL). None
             where it does not say.
@@ -96,6 +99,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     other_peak_bytes: int | None = None
     resident_bytes: int | None = None
     needed_bytes: int | None = None
+    foretold: int | None = None
     process_bytes: int | None = None
     step_seconds: tuple[float, ...] = ()
     tight: bool = False

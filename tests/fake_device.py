@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from autobatch.batch_search import Done, GiveUp, Search, run
-from autobatch.evidence import Plan
+from autobatch.evidence import LEAST_HEADROOM, Plan
 from autobatch.records import Outcome, Trial
 from autobatch.sizes import SizeSpace
 
@@ -72,6 +72,8 @@ class Scenario:
         noise: How far a step's peak may lie above the curve, as a share of its batch's memory.
         zone: Above this share of what the budget holds, `deaths` of the proofs run out of memory.
         measured: Whether the trials say their peaks.
+        foretells: From the second trial on, each is replayed and foretells the largest size that
+            fits, wrong by a factor whose logarithm lies within so much of none. None for neither.
     """
 
     kind: str = "linear"
@@ -88,6 +90,7 @@ class Scenario:
     headroom_mib: int | None = None
     usual_size: int | None = None
     measured: bool = True
+    foretells: float | None = None
     space: SizeSpace = field(default_factory=SizeSpace)
     seed: int = 0
 
@@ -231,11 +234,21 @@ class _Device:
             return Trial(batch_size=size, outcome=Outcome.OUT_OF_MEMORY, proof=proof)
         if not scenario.measured:
             return Trial(batch_size=size, outcome=Outcome.FITS, proof=proof)
+        replayed = not proof and scenario.foretells is not None and self._count > 1
         return Trial(
             batch_size=size,
             outcome=Outcome.FITS,
             peak_bytes=max(peaks),
             step_peak_bytes=peaks,
             resident_bytes=resident,
+            needed_bytes=max(peaks) if replayed else None,
+            foretold=self._foretold() if replayed else None,
             proof=proof,
         )
+
+    def _foretold(self) -> int:
+        scenario = self._scenario
+        wrong = scenario.foretells or 0.0
+        held = (1 - LEAST_HEADROOM) * scenario.budget
+        factor = math.exp(self._random.uniform(-wrong, wrong))
+        return max(1, round(scenario.largest_within(held) * factor))

@@ -557,8 +557,8 @@ def test_the_beginning_counts_and_not_only_the_steps_alike() -> None:
 
 @pytest.mark.tensorflow
 def test_a_trace_begins_with_the_first_batch_behind_weights_data_and_slots() -> None:
-    """On real TensorFlow: what lies between steps is in the trace, too, and what loops make is told
-    apart."""
+    """On real TensorFlow: what lies between steps is in the trace, too, what loops make is told
+    apart, and two small sizes foretell a large one."""
     root = Path(__file__).resolve().parent
     device = devices.choose(ProbeOptions.checked(memory_limit="512MiB", device="cpu"))
     emulated = {**device.environment(proof=True), "PYTHONPATH": str(root.parent)}
@@ -570,12 +570,12 @@ def test_a_trace_begins_with_the_first_batch_behind_weights_data_and_slots() -> 
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    known, unknown, recurrent = map(json.loads, done.stdout.splitlines())
+    known, unknown, foretold, recurrent = map(json.loads, done.stdout.splitlines())
     weights, values, targets = 512 * 300 * 4, 4000 * 512 * 4, 4000 * 300 * 4
     assert known["residents"] == [weights, values, targets, weights, weights]
     # Data of which no sizes are known is one tensor, where data lies.
-    first, rest, *slots = unknown["residents"]
-    assert (first, slots) == (weights, [weights, weights])
+    before, rest, *slots = unknown["residents"]
+    assert (before, slots) == (weights, [weights, weights])
     assert values + targets <= rest <= 2 * (values + targets)
     for each in (known, unknown):
         assert each["steps"] == 5
@@ -587,5 +587,9 @@ def test_a_trace_begins_with_the_first_batch_behind_weights_data_and_slots() -> 
         assert each["in_loop"] == 0
         assert each["threads"] >= 2  # one makes batches, others train
         assert each["of_no_thread"] == 0
+    # A single size foretells nothing; two small ones do.
+    assert (foretold["steps"], foretold["lonely"]) == (2, None)
+    assert foretold["there"] == pytest.approx(foretold["live"], rel=0.25)
+    assert 0.7 * 12_000 < foretold["size"] < 2.5 * 12_000
     # The input's and the state's products with the kernels, at each place of the sequence, twice.
     assert recurrent["gates"] >= 2 * 2 * recurrent["length"]

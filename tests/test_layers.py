@@ -28,6 +28,7 @@ ROOMS = [
     "footprint",
     "replays",
     "fragmentation",
+    "foresight",
     "residents",
     "leaks",
     "memory_model",

@@ -10,18 +10,21 @@ from typing import Any
 from autobatch import fragmentation
 from autobatch.engine.allocations import AllocationTrace
 from autobatch.engine.device_memory import DeviceMemory
+from autobatch.foresight import Census, Growth, Traced, begun, nearest
 from autobatch.residents import residents
 
 # Steps of a trace, the first included: that is where memory is laid out. Fewer where a step has so
 # many events that reading them would take seconds, as that of a recurrent layer has.
 MOST_STEPS = 5  # also of a process's first trace, when that is not known
-LEAST_STEPS = 2  # also of a first trace of sequences of one length: there a loop is likely
+# Also of a first trace of sequences of one length, where a loop is likely, and of trials that are
+# there to tell how memory grows.
+LEAST_STEPS = 2
 MOST_READ = 70_000  # allocations
 
 
 class TrialTrace:
     """Traces the beginnings of trials, one after the other: `start`, so many times `step_ended`,
-    and then `needed_bytes`.
+    and then `needed_bytes` and `foretold`.
 
     Args:
         memory: The device's allocator.
@@ -35,24 +38,38 @@ class TrialTrace:
         self._trace = AllocationTrace(memory.name)
         # Allocations of a step, and the length of its sequences, by the last trace.
         self._last: tuple[float, int] | None = None
-        self._length = 1  # of the present trial's sequences, where it is one of several
+        self._batch_size = 1
+        self._length: int | None = None  # of the present trial's sequences, where one of several
         self._wanted = MOST_STEPS
         self._in_use = 0
         self._variables: tuple[list[int], list[int]] = [], []  # weights, and optimizer slots
         self._data: tuple[int, ...] = ()
+        self._now: Traced | None = None
+        self._first: Traced | None = None  # of the process's trials without lengths
+        self._censuses: list[Census] = []  # of all of those
         self.steps = 0
 
-    def start(self, model: Any, data_bytes: Sequence[int], *, length: int | None = None) -> None:
+    def start(
+        self,
+        model: Any,
+        data_bytes: Sequence[int],
+        *,
+        batch_size: int,
+        length: int | None = None,
+        briefly: bool = False,
+    ) -> None:
         """Begin, before `fit`.
 
         Args:
             model: What will be trained.
             data_bytes: Sizes of the tensors of data that lie on the device.
+            batch_size: Of the trial.
             length: Of the trial's sequences, where it is one of several.
+            briefly: As few steps do as tell how memory grows.
         """
-        self.steps = 0
-        self._wanted = self._steps_to_trace(length)
-        self._length = length or 1
+        self.steps, self._now = 0, None
+        self._wanted = LEAST_STEPS if briefly else self._steps_to_trace(length)
+        self._batch_size, self._length = batch_size, length
         self._in_use = self._memory.bytes_in_use()
         self._variables = _variables(model)
         self._data = tuple(data_bytes) if sum(data_bytes) <= self._in_use else ()
@@ -79,7 +96,30 @@ class TrialTrace:
 
     def abandon(self) -> None:
         """End without an answer, where a step may have died: the next trial traces anew."""
+        self.steps, self._now = 0, None
         self._trace.abandon()
+
+    def read(self) -> bool:
+        """Read what was traced, unless that is done; False where nothing was, or the profiler does
+        not serve."""
+        if self._now is not None:
+            return True
+        with _no_garbage_collection():
+            found = self._trace.read() if self.steps else None
+        if not found:
+            return False
+        self._last = len(found) / self.steps, self._length or 1
+        self._now = Traced(
+            batch_size=self._batch_size,
+            allocations=found,
+            residents=residents(found, *self._variables, self._data, self._in_use),
+            grows=self._memory.grows,
+            steps=self.steps,
+        )
+        if self._length is None:
+            self._first = self._first or self._now
+            self._censuses.append(self._now.census)
+        return True
 
     def needed_bytes(self, *, at_least: int, edge: int | None, careful: bool = False) -> int | None:
         """Replay what was traced; None where nothing was, or the profiler does not serve.
@@ -89,22 +129,41 @@ class TrialTrace:
             edge: Bytes that there are; None where that is not known.
             careful: Memory must not run out.
         """
-        if not self.steps:
+        if not self.read() or self._now is None:
             return None
+        # A careful trial's pool has the history that it has.
+        traced = self._now if careful else self._as_begun() or self._now
         with _no_garbage_collection():
-            traced = self._trace.read()
-            if not traced:
-                return None
-            self._last = len(traced) / self.steps, self._length
             return fragmentation.needed_bytes(
-                traced,
-                residents=residents(traced, *self._variables, self._data, self._in_use),
-                grows=self._memory.grows,
+                traced.allocations,
+                residents=traced.residents,
+                grows=traced.grows,
                 at_least=at_least,
                 edge=edge,
-                steps=self.steps,
+                steps=traced.steps,
                 careful=careful,
             )
+
+    def foretold(self, limit_bytes: int) -> int | None:
+        """The largest batch size that so many bytes do for, by replays of what was traced as it
+        would be at other sizes; None where that cannot be told, or no trial before was at a size
+        well apart from this one."""
+        if not self.read() or self._now is None or self._length is not None:
+            return None
+        with _no_garbage_collection():
+            if self._as_begun() is not None and self._first is not None:
+                return Growth(self._first, self._now.census).largest_within(limit_bytes)
+            other = nearest(self._censuses, self._batch_size)
+            growth = None if other is None else Growth(self._now, other)
+            if growth is None or not growth.is_explained:
+                return None
+            return growth.largest_within(limit_bytes)
+
+    def _as_begun(self) -> Traced | None:
+        """The process's first trial as it would be at the present one's size, if that counts."""
+        if self._now is None or self._first is None or self._length is not None:
+            return None
+        return begun(self._first, self._now)
 
 
 @contextmanager

@@ -59,8 +59,8 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         self._keeps = keeps
         self._own_function: Any = None
         # The allocator that replays imitate is not the only one there is.
-        traced = request.trace and (memory.name.startswith("CPU") or is_bfc())
-        self._trace = trace if traced else None
+        served = memory.name.startswith("CPU") or is_bfc()
+        self._trace = trace if served and (request.trace or request.foretell) else None
         memory.reset_peak()  # what loading took is past
         self.peaks: list[int] = []
         self.seconds: list[float] = []
@@ -80,7 +80,13 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         """Trace what is to come, from the first batch of data on."""
         if self._trace is not None:
             held = training.batches.held_bytes
-            self._trace.start(training.model, held, length=self._request.sequence_length)
+            self._trace.start(
+                training.model,
+                held,
+                batch_size=self._request.batch_size,
+                length=self._request.sequence_length,
+                briefly=not self._request.trace,
+            )
 
     def on_train_begin(self, logs: Any = None) -> None:
         if self._keeps:
@@ -116,7 +122,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
 
         Of later steps that were not traced, what their peak exceeds the traced ones' by.
         """
-        if self._trace is None:
+        if self._trace is None or not self._request.trace:
             return None
         # Of a proof, only what exceeds the budget is asked for.
         request = self._request
@@ -134,12 +140,19 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         peaks_count = request.careful or self._memory.replicas > 1
         return max(needs, *self.peaks) if peaks_count else needs
 
+    def foretold(self) -> int | None:
+        """The largest size that `enough_bytes` do for; None where that cannot be told."""
+        limit = self._request.enough_bytes
+        if self._trace is None or not self._request.foretell or not self._trace.read():
+            return None
+        return None if limit is None else self._trace.foretold(limit)
+
     def _tells_enough(self) -> bool:
         """Whether more steps would say nothing that is asked for."""
         limit = self._request.enough_bytes
         if limit is None or self._request.proof or len(self.peaks) < 2:
             return False
-        if self._trace is None or not self._trace.steps:
+        if self._trace is None or not self._request.trace or not self._trace.steps:
             return self.peaks[-1] > limit
         if len(self.peaks) < ENOUGH_STEPS:
             return False
@@ -224,6 +237,7 @@ def run(training: Training, recorder: Recorder, request: RunTrial, *, static: bo
         step_seconds=tuple(round(s, 4) for s in recorder.seconds),
         other_peak_bytes=max(recorder.other_peak, memory.peak_bytes()),
         needed_bytes=recorder.needed_bytes(),
+        foretold=recorder.foretold(),
         process_bytes=memory.process_bytes(),
         resident_bytes=memory.bytes_in_use() + training.batches.device_bytes,
         validation_steps=recorder.validation_steps,

@@ -6,11 +6,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from autobatch import foresight
 from autobatch.engine import device, replay
 from autobatch.protocol import DeviceRequest
 
 SAMPLES, WIDTH, BATCH = 4000, 512, 100
 LENGTH, GATES = 64, 4 * 7
+LARGE, SMALL = 12_000, (2, 101)
 
 model = keras.Sequential([keras.layers.Input((WIDTH,)), keras.layers.Dense(300, name="wide")])
 model.compile("adam", "mse")
@@ -51,17 +53,39 @@ replay.residents = residents
 known = [SAMPLES * WIDTH * 4, SAMPLES * 300 * 4]
 for name, data_bytes in (("known", known), ("unknown", ())):
     seen.clear()
-    trace.start(model, data_bytes)
+    trace.start(model, data_bytes, batch_size=BATCH)
     model.fit(data.batch(BATCH).take(7), verbose=0, callbacks=[Steps()])
     needed = trace.needed_bytes(at_least=0, edge=None)
     print(json.dumps({"name": name, "steps": trace.steps, "needed": needed, **seen}))
-assert trace.needed_bytes(at_least=0, edge=None) is None, "read once"
+assert trace.foretold(2 * needed) is None, "of one size alone nothing is foretold"
+
+# What is live at once in steps of a large batch, and would be by the word of two small ones.
+memory = device.open_memory(DeviceRequest(kind="cpu"))
+
+
+def traced(size):
+    trace.start(model, known, batch_size=size, briefly=True)
+    model.fit(data.repeat().batch(size).take(4), verbose=0, callbacks=[Steps()])
+    assert trace.read()
+    return trace._now
+
+
+trace = replay.TrialTrace(memory)
+live = traced(LARGE).live_bytes
+trace = replay.TrialTrace(memory)
+few = traced(SMALL[0])
+lonely = trace.foretold(2 * live)
+growth = foresight.Growth(traced(SMALL[1]), few.census)
+size = trace.foretold(2 * live)
+there = growth.at(LARGE).live_bytes
+report = {"steps": trace.steps, "live": live, "there": there, "lonely": lonely, "size": size}
+print(json.dumps({"name": "foretold", **report}))
 
 layers = [keras.layers.Input((WIDTH,)), keras.layers.Reshape((LENGTH, WIDTH // LENGTH))]
 model = keras.Sequential([*layers, keras.layers.LSTM(GATES // 4), keras.layers.Dense(300)])
 model.compile("adam", "mse")
 seen.clear()
-trace.start(model, known)
+trace.start(model, known, batch_size=BATCH)
 model.fit(data.batch(BATCH).take(2), verbose=0, callbacks=[Steps()])
 assert trace.needed_bytes(at_least=0, edge=None)
 print(json.dumps({"name": "recurrent", "gates": seen["gates"], "length": LENGTH}))
