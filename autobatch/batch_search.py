@@ -96,10 +96,12 @@ class Search(Evidence):
             return self._proven_at(led)
         if self.fits == 0:
             return self._find_any()
-        size = self._larger()
+        size, aim = self._larger(), self._aim
         proofs = PROOFS if self.plan.precision else 1  # an exact answer takes every other trial
         # What is sure to fit has the allowance of its own size: small steps lead far below it.
         reached = self.reached if size is None or not self.plan.careful else size
+        if self._teller is not None and aim is not None:  # or few samples would be the answer
+            reached = max(reached, int(aim / 2))
         if size is not None and self._left(reached) > proofs:
             return Try(size)
         return self._proven_at(self.fits)

@@ -232,10 +232,9 @@ class Evidence:
             if t.batch_size > size
             and (t.outcome is not Outcome.FITS or (self.required_bytes(t) or 0) > budget)
         ]
-        most = min([size + int(MARGIN * size), *(each - 1 for each in bad)])
-        if self.model is not None:  # where memory grows with the square, not twice as much of it
-            more = self.model.predict(size) + MARGIN * budget
-            most = min(most, int(self.model.largest_within(more)))
+        # Where memory grows with the square, half as much of it.
+        margin = MARGIN / (1.0 if self.model is None else self.model.exponent)
+        most = min([size + int(margin * size), *(each - 1 for each in bad)])
         larger = self._at_most(most)
         return larger if larger is not None and larger > size else None
 

@@ -192,14 +192,27 @@ class MemoryModel:
         return slope
 
     @property
+    def exponent(self) -> float:
+        """The power of the size with which a batch's need grows at the largest sizes, from 1 to 2;
+        1 where that is not known."""
+        return min(FIRST_EXPONENT, max(1.0, self._seen_exponent or 1.0))
+
+    @property
     def _pessimistic_exponent(self) -> float:
+        if self._seen_exponent is None:
+            return FIRST_EXPONENT
+        margin = EXPONENT_MARGIN if len(self.points) < 3 else SEASONED_MARGIN
+        return min(FIRST_EXPONENT, max(1.0, self._seen_exponent) + margin)
+
+    @property
+    def _seen_exponent(self) -> float | None:
+        """The power by which it grew to the largest size from one that is no more than half."""
         last = self.points[-1]
         for point in reversed(self.points[:-1]):
             seen = self._growth(point, last)
             if point.batch_size <= 0.5 * last.batch_size and seen is not None:
-                margin = EXPONENT_MARGIN if len(self.points) < 3 else SEASONED_MARGIN
-                return min(FIRST_EXPONENT, max(1.0, seen) + margin)
-        return FIRST_EXPONENT
+                return seen
+        return None
 
 
 def step_bytes(trials: Iterable[Trial]) -> Callable[[Trial], int | None]:

@@ -518,6 +518,12 @@ def test_a_proof_begins_with_a_size_larger_by_the_margin_where_training_could_ha
         assert Search(replace(plan, space=space)).beyond(200) == expected, name
     for other in ({"careful": True}, {"headroom_bytes": 0}, {"budget_bytes": None}):
         assert Search(replace(plan, **other)).beyond(200) is None, other
+    # Of a quadratic loss half as much more is as many bytes more.
+    for size, need, expected in ((50, 125, 205), (50, 31, 202)):
+        measured = (
+            Trial(batch_size=n, outcome=FITS, peak_bytes=p) for n, p in ((size, need), (200, 500))
+        )
+        assert Search(plan, tuple(measured)).beyond(200) == expected
 
 
 @pytest.mark.parametrize(
@@ -537,6 +543,103 @@ def test_what_was_seen_not_to_go_through_is_not_where_a_proof_begins(
 ) -> None:
     plan = Plan(SizeSpace(), budget_bytes=1000 * MIB)
     assert Search(plan, (trial,)).beyond(200) == expected
+
+
+# -- what trials foretell ------------------------------------------------------------------------
+
+
+def told(*measured: tuple[int, int, int | None], room: float = 4.0, **plan: object) -> Search:
+    """The search after trials of these sizes, each with what it needs in MiB and the size that it
+    foretells; there is 1 GiB, and so many times as much for trials."""
+    limit = int(room * 1024 * MIB)
+    found = Search(Plan(SizeSpace(), budget_bytes=1024 * MIB, limit_bytes=limit, **plan))
+    for size, need, foretold in measured:
+        found = found.add(
+            Trial(
+                batch_size=size,
+                outcome=FITS,
+                peak_bytes=need * MIB,
+                step_peak_bytes=(need * MIB,) * 4,
+                resident_bytes=50 * MIB,
+                needed_bytes=need * MIB,
+                foretold=foretold,
+            )
+        )
+    return found
+
+
+LEARNT = ((2, 60, None), (15, 65, 900))
+
+
+def test_what_is_foretold_is_tried_at_once_and_tried_twice() -> None:
+    assert told(*LEARNT).next() == Try(882)  # 2 % below, as a proof begins with more
+    once = told(*LEARNT, (882, 980, 905))
+    assert once.next() == Try(882)
+    assert once.proof_bytes(882) is not None
+    twice = told(*LEARNT, (882, 980, 905), (882, 985, 897))
+    assert twice.next() == Prove(882)
+    assert twice.proof_bytes(882) is None  # both have been replayed
+    assert twice.proof_bytes(881) is not None
+
+
+def test_of_trials_near_the_edge_the_more_cautious_one_counts() -> None:
+    apart = told(*LEARNT, (882, 980, 905), (882, 1010, 860))
+    assert apart.next() == Try(842)
+    done = told(*LEARNT, (882, 980, 905), (882, 1010, 860), (842, 970, 870))
+    assert done.next() == Prove(842)
+    assert done.proof_bytes(842) is not None
+
+
+def test_what_trials_have_shown_to_be_wrong_is_foretold_no_more() -> None:
+    wrong = told(*LEARNT, (882, 1500, None))
+    assert wrong.estimate is not None
+    assert wrong.estimate < 700  # between what was measured
+    low = told((2, 60, None), (15, 65, 100), (98, 300, 400))
+    assert low.next() == Try(392)
+    other = told((2, 60, None), (15, 65, 100), (98, 300, 90))
+    assert other.estimate == 98
+
+
+@pytest.mark.parametrize(
+    ("teller", "room", "expected"),
+    [
+        ((15, 65, 900), 1.0, 240),  # far off: sixteen times
+        ((100, 300, 900), 1.0, 765),  # 85 % of it
+        ((300, 500, 900), 1.0, 882),  # near enough
+        ((100, 300, 900), 1.5, 882),  # there is room to be wrong
+    ],
+)
+def test_where_a_size_too_large_would_run_out_of_memory_a_far_foresight_is_not_relied_on(
+    teller: tuple[int, int, int], room: float, expected: int
+) -> None:
+    assert told((2, 60, None), teller, room=room).next() == Try(expected)
+
+
+def test_a_foresight_goes_before_the_certainty_of_doubling_until_it_misled_twice() -> None:
+    """From 4 samples on, 90 were too many; what they foretell is no guess of a few samples."""
+    first = told((2, 60, None), (4, 70, 90), (88, 1200, 75))
+    assert first.next() == Try(73)
+    again = told((2, 60, None), (4, 70, 90), (88, 1200, 75), (73, 1100, 70), (68, 1050, 64))
+    after = again.next()
+    assert isinstance(after, Try)
+    assert after.batch_size == 8
+
+
+def test_an_exact_answer_is_not_taken_from_what_is_foretold() -> None:
+    exact = told(*LEARNT, (882, 980, 905), (882, 985, 897), precision=0.0)
+    assert isinstance(exact.next(), Try)
+
+
+def test_searches_that_foretell_take_few_trials_and_stay_within_the_budget() -> None:
+    for kind in ("linear", "quadratic", "kinked"):
+        ended = [replace(smooth(seed, kind), foretells=0.02).run() for seed in range(200)]
+        ended = [each for each in ended if each.best >= 50]
+        assert len(ended) > 50
+        assert statistics.fmean(each.trials for each in ended) < 5.6, kind
+        assert all(each.answer <= 1.01 * each.best for each in ended)
+        assert all(each.answer >= 0.85 * each.best for each in ended)
+        assert statistics.fmean(each.answer / each.best for each in ended) > 0.96
+        assert not any(each.misses for each in ended)
 
 
 # -- proofs that fail ----------------------------------------------------------------------------
