@@ -34,8 +34,9 @@ EXPLORING = 0.8  # of the size aimed at: below it, a trial is there to learn the
 ROOM_SHARE = 0.95
 # What is foretold from less than this share of it is not relied on where there is no more memory
 # than the budget and so much of it: then a trial goes up to a share of it, and to so many times
-# the size that foretells it. (Foretold from a sixtieth of the size, a CNN's was 6 % too high.)
-FAR, SPACIOUS, WARY, LEAP = 0.25, 0.25, 0.85, 16
+# the size that foretells it. (Foretold from a sixtieth of the size, a CNN's was 6 % too high.) Of
+# compiled programs it goes up to a half, from where the next size is the one to be proven.
+FAR, SPACIOUS, WARY, HALF, LEAP = 0.25, 0.25, 0.85, 0.5, 16
 ODD = 8  # samples from which on trials that are there to learn have an odd number of them
 MISLED = 2  # sizes foretold to fit that do not: then doubling and bisection must be within reach
 
@@ -92,8 +93,9 @@ class Search(Evidence):
             return Try(self.plan.space.at_most(2 * self.plan.space.first) or 0)
         if any(t.proof and not self.is_fit(t) for t in self.trials):
             return self._after_failed_proof()
-        if (led := self._led_to) is not None:
-            return self._proven_at(led)
+        for size in (self._led_to, self._compiled_to):
+            if size is not None:
+                return self._proven_at(size)
         if self.fits == 0:
             return self._find_any()
         size, aim = self._larger(), self._aim
@@ -123,6 +125,18 @@ class Search(Evidence):
         sizes = [point.batch_size for point in model.points]
         near = any((1 - LED_UP) * aim <= each <= (1 + LED) * aim for each in sizes)
         return size if near else None
+
+    @property
+    def _compiled_to(self) -> int | None:
+        """The size foretold for a compiled program, where a trial of it would tell nothing: without
+        memory to spare it may die in a process that has run others."""
+        teller, aim = self._teller, self._aim
+        if teller is None or aim is None or not teller.compiled or not self.plan.precision:
+            return None
+        if not self._is_tight or teller.batch_size < FAR * aim:
+            return None
+        size = self._at_most(aim * (1 - self.plan.precision))
+        return None if size is None else max(size, self.fits)
 
     def _find_any(self) -> Action:
         tried = {t.batch_size for t in self.trials}
@@ -274,12 +288,16 @@ class Search(Evidence):
     def _farthest_foretold(self, teller: Trial) -> float:
         """The largest size to try by this trial's word: less than what it foretells where a trial
         at a size too large would run out of memory, and it lies far from there itself."""
-        aim, plan = float(teller.foretold or 0), self.plan
-        assert plan.budget_bytes is not None
-        room = math.inf if plan.limit_bytes is None else plan.limit_bytes
-        if room > (1 + SPACIOUS) * plan.budget_bytes or teller.batch_size >= FAR * aim:
+        aim = float(teller.foretold or 0)
+        if not self._is_tight or teller.batch_size >= FAR * aim:
             return aim
-        return min(WARY * aim, LEAP * teller.batch_size)
+        return min((HALF if teller.compiled else WARY) * aim, LEAP * teller.batch_size)
+
+    @property
+    def _is_tight(self) -> bool:
+        """Trials have hardly more memory than the training."""
+        limit, budget = self.plan.limit_bytes, self.plan.budget_bytes
+        return limit is not None and budget is not None and limit <= (1 + SPACIOUS) * budget
 
     def _plain(self, low: int, high: int) -> int:
         """The size that doubling and bisection would try."""

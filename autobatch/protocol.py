@@ -252,6 +252,7 @@ class TrialDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         foretold: The largest batch size that `enough_bytes` do for, by replays of what this trial
             allocated as it would be at other sizes; None where that was not asked for or cannot
             be told.
+        compiled: See `Trial`.
         process_bytes: By NVML, all that the worker holds of a GPU; None where it does not say.
         validation_steps: Validation steps that ran.
         last_batch_size: Samples in the smaller last batch; None where there was none.
@@ -265,6 +266,7 @@ class TrialDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     resident_bytes: int
     needed_bytes: int | None = None
     foretold: int | None = None
+    compiled: bool = False
     process_bytes: int | None = None
     validation_steps: int = 0
     last_batch_size: int | None = None
@@ -287,6 +289,7 @@ class TrialDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
             resident_bytes=self.resident_bytes,
             needed_bytes=self.needed_bytes,
             foretold=self.foretold,
+            compiled=self.compiled,
             process_bytes=self.process_bytes,
             step_seconds=self.step_seconds,
             proof=request.proof,

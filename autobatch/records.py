@@ -79,6 +79,9 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
         foretold: The largest batch size that the budget without the headroom does for, by replays
             of what this trial allocated as it would be at other sizes; None where that is not
             known.
+        compiled: A program that XLA compiled takes most of what its steps need, which were replayed
+            as those of a process that begins at this size. In one that has run others a larger size
+            may die where a training would not.
         process_bytes: What NVML counts for the process after the steps: the allocator's memory, and
             all that is outside of it (CUDA's context, workspaces of cuDNN and cuBLAS, NCCL). None
             where it does not say.
@@ -100,6 +103,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     resident_bytes: int | None = None
     needed_bytes: int | None = None
     foretold: int | None = None
+    compiled: bool = False
     process_bytes: int | None = None
     step_seconds: tuple[float, ...] = ()
     tight: bool = False

@@ -615,6 +615,26 @@ def test_where_a_size_too_large_would_run_out_of_memory_a_far_foresight_is_not_r
     assert told((2, 60, None), teller, room=room).next() == Try(expected)
 
 
+@pytest.mark.parametrize("room", [1.0, 4.0])
+def test_where_a_compiled_program_would_die_in_a_used_process_it_is_proven_at_once(
+    room: float,
+) -> None:
+    known = told((2, 60, None), (15, 65, 900), room=room)
+    compiled = msgspec.structs.replace(known.trials[-1], compiled=True)
+    far = replace(known, trials=(known.trials[0], compiled))
+    assert far.next() == Try(240 if room == 1.0 else 882)
+    near = replace(far, trials=(*far.trials, msgspec.structs.replace(compiled, batch_size=300)))
+    assert near.next() == (Prove(882) if room == 1.0 else Try(882))
+    proven = near.add(Trial(batch_size=882, outcome=FITS, proof=True))
+    assert room != 1.0 or proven.next() == Done(882)
+    died = near.add(Trial(batch_size=882, outcome=OOM, proof=True))
+    assert died.next() == Prove(837)
+    exact = replace(near, plan=replace(near.plan, precision=0.0))
+    assert isinstance(exact.next(), Try)
+    half = replace(far, trials=(far.trials[0], msgspec.structs.replace(compiled, batch_size=60)))
+    assert half.next() == Try(450 if room == 1.0 else 882)
+
+
 def test_a_foresight_goes_before_the_certainty_of_doubling_until_it_misled_twice() -> None:
     """From 4 samples on, 90 were too many; what they foretell is no guess of a few samples."""
     first = told((2, 60, None), (4, 70, 90), (88, 1200, 75))

@@ -159,6 +159,11 @@ class TrialTrace:
                 return None
             return growth.largest_within(limit_bytes)
 
+    @property
+    def begins(self) -> bool:
+        """What was read is replayed as what a process allocates that begins at this size."""
+        return self._as_begun() is not None
+
     def _as_begun(self) -> Traced | None:
         """The process's first trial as it would be at the present one's size, if that counts."""
         if self._now is None or self._first is None or self._length is not None:

@@ -147,6 +147,12 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
             return None
         return None if limit is None else self._trace.foretold(limit)
 
+    @property
+    def compiled(self) -> bool:
+        """One compiled program takes most of what the steps need, and counts as in a process that
+        begins with it."""
+        return self._trace is not None and self._trace.begins
+
     def _tells_enough(self) -> bool:
         """Whether more steps would say nothing that is asked for."""
         limit = self._request.enough_bytes
@@ -238,6 +244,7 @@ def run(training: Training, recorder: Recorder, request: RunTrial, *, static: bo
         other_peak_bytes=max(recorder.other_peak, memory.peak_bytes()),
         needed_bytes=recorder.needed_bytes(),
         foretold=recorder.foretold(),
+        compiled=recorder.compiled,
         process_bytes=memory.process_bytes(),
         resident_bytes=memory.bytes_in_use() + training.batches.device_bytes,
         validation_steps=recorder.validation_steps,
