@@ -33,12 +33,12 @@ EXPLORING = 0.8  # of the size aimed at: below it, a trial is there to learn the
 # at, or the edge is crept up to where there is no more than the budget.
 ROOM_SHARE = 0.95
 # What is foretold from less than this share of it is not relied on where there is no more memory
-# than the budget and so much of it: then a trial goes up to a share of it, and to so many times
-# the size that foretells it. (Foretold from a sixtieth of the size, a CNN's was 6 % too high.) Of
+# than the budget and some of it: then a trial goes up to a share of it, and to so many times the
+# size that foretells it. (Foretold from a sixtieth of the size, a CNN's was 6 % too high.) Of
 # compiled programs it goes up to a half, from where the next size is the one to be proven.
-FAR, SPACIOUS, WARY, HALF, LEAP = 0.25, 0.25, 0.85, 0.5, 16
+FAR, WARY, HALF, LEAP = 0.25, 0.85, 0.5, 16
 ODD = 8  # samples from which on trials that are there to learn have an odd number of them
-MISLED = 2  # sizes foretold to fit that do not: then doubling and bisection must be within reach
+MISLED = 3  # sizes near the edge that do not fit: then doubling and bisection must do
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ class Search(Evidence):
         proofs = PROOFS if self.plan.precision else 1  # an exact answer takes every other trial
         # What is sure to fit has the allowance of its own size: small steps lead far below it.
         reached = self.reached if size is None or not self.plan.careful else size
-        if self._teller is not None and aim is not None:  # or few samples would be the answer
+        if self._tellers and aim is not None:  # or few samples would be the answer
             reached = max(reached, int(aim / 2))
         if size is not None and self._left(reached) > proofs:
             return Try(size)
@@ -188,12 +188,12 @@ class Search(Evidence):
             if seasoned and self.plan.precision and gain < max(1.0, self._worth_a_trial(aim) * low):
                 assert self.plan.budget_bytes is not None
                 left = self.target_bytes - model.predict(low)
-                # Of a search that is led, and of what is foretold, the model is no guess: what is
-                # left is scatter.
+                # Of a search that is led, or has been told, the model is no guess: what is left is
+                # scatter.
                 worth = NEAR_BUDGET * self.plan.budget_bytes * max(1, len(self._near(aim)) - 1)
                 if self._is_doubtful(aim):
                     return low
-                if self._is_led or self._teller is not None or left < worth:
+                if self._is_led or self._tellers or left < worth:
                     return self._one_more(model, low, high)
             wishes = self._wishes(model, aim, low, high)
             for size in wishes:
@@ -250,8 +250,10 @@ class Search(Evidence):
         # with each size near it that was too large after all.
         missed = sum(not self.is_fit(t) for t in self._near(aim))
         size = aim * (1 - self.plan.precision / 2 * 2 ** min(missed, 2))
+        if self._tellers:
+            size = aim * (1 - self.plan.precision)  # a proof begins with more
         if self._teller is not None:
-            size = min(aim * (1 - self.plan.precision), self._farthest_foretold(self._teller))
+            size = min(size, self._farthest_foretold(self._teller))
         elif self.plan.limit_bytes is not None:
             room = max(ROOM_SHARE * self.plan.limit_bytes, self.target_bytes)
             size = min(size, model.largest_without_risk(room))
@@ -277,13 +279,13 @@ class Search(Evidence):
         """Whether what is foretold rests on a single trial near the edge: needs scatter by some per
         cent from trace to trace, so that the same size is tried once more."""
         traced = [t for t in self._near(aim) if t.needed_bytes is not None]
-        return self._teller is not None and len(traced) == 1
+        return bool(self._tellers) and len(traced) == 1
 
     def _is_trusted(self, aim: float) -> bool:
         """Whether what is foretold goes before the certainty of doubling, until it has misled
         twice."""
         missed = sum(not self.is_fit(t) for t in self._near(aim))
-        return self._teller is not None and bool(self.plan.precision) and missed < MISLED
+        return bool(self._tellers) and bool(self.plan.precision) and missed < MISLED
 
     def _farthest_foretold(self, teller: Trial) -> float:
         """The largest size to try by this trial's word: less than what it foretells where a trial
@@ -292,12 +294,6 @@ class Search(Evidence):
         if not self._is_tight or teller.batch_size >= FAR * aim:
             return aim
         return min((HALF if teller.compiled else WARY) * aim, LEAP * teller.batch_size)
-
-    @property
-    def _is_tight(self) -> bool:
-        """Trials have hardly more memory than the training."""
-        limit, budget = self.plan.limit_bytes, self.plan.budget_bytes
-        return limit is not None and budget is not None and limit <= (1 + SPACIOUS) * budget
 
     def _plain(self, low: int, high: int) -> int:
         """The size that doubling and bisection would try."""

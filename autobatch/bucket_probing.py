@@ -130,7 +130,7 @@ class _AtLength:
         )
 
     def prove(
-        self, batch_size: int, *, enough_bytes: int | None, beyond: int | None
+        self, batch_size: int, *, enough_bytes: int, beyond: int | None
     ) -> tuple[Trial, protocol.TrialDone | None]:
         raise AssertionError("buckets are proven together")
 

@@ -139,13 +139,13 @@ class Crew:
         return ending.trial
 
     def prove(
-        self, batch_size: int, *, enough_bytes: int | None, beyond: int | None
+        self, batch_size: int, *, enough_bytes: int, beyond: int | None
     ) -> tuple[Trial, protocol.TrialDone | None]:
         """Run a proof, in a process that has run nothing before, under the real limit.
 
-        Its steps are replayed, too, if `enough_bytes` are given: whether it went through by luck,
-        that is whether they need more than that. For the same reason the process first trains at
-        the size `beyond`, if there is one, which is a little larger.
+        Its steps are replayed, too: whether it went through by luck, that is whether they need more
+        than `enough_bytes`. For the same reason the process first trains at the size `beyond`, if
+        there is one, which is a little larger.
         """
         ending = self._prove(
             protocol.RunTrial(
@@ -153,7 +153,7 @@ class Crew:
                 steps=self._options.proof_steps,
                 validation=self._options.validation,
                 proof=True,
-                trace=enough_bytes is not None,
+                trace=True,
                 enough_bytes=enough_bytes,
             ),
             beyond,

@@ -22,7 +22,8 @@ CAREFUL_HEADROOM = 0.05
 # A proof begins with a size this much larger: where training dies now and then, it dies more often
 # there. Not more than the headroom, or proofs fail where replays are exact.
 MARGIN = 0.025
-AGREEING = 2  # traces at one size that say as much as a proof's could
+AT_EDGE = 0.1  # share of the target: what needs so much, or as much more, tells where the edge is
+SPACIOUS = 0.25  # share of the budget that trials have beside it, where there is room to be wrong
 NEAR = 0.15  # of the size aimed at: from here on fragmentation and scatter are worth counting
 NEAR_AIM = 0.85  # share of the size aimed at within which trials scatter about the same edge
 FORETOLD = 0.03  # share of the budget: a rise foretold to be less tells nothing by not coming
@@ -101,21 +102,13 @@ class Evidence:
         assert self.plan.budget_bytes is not None
         return self.plan.budget_bytes - self._least_headroom_bytes
 
-    def proof_bytes(self, batch_size: int) -> int | None:
-        """What a proof's steps may need by replay; None where they need not be replayed.
-
-        The trials' word is one trace's, a proof's is another's, so it may lie half a headroom
-        higher; but not where the user said what to keep free, or trials are the training's own
-        process. Where two traces at this very size have said that it fits, one more says nothing:
-        a few traces of a model need far more than all others, though it trains.
-        """
+    @property
+    def proof_bytes(self) -> int:
+        """What a proof's steps may need by replay: the trials' word is one trace's, a proof's is
+        another's, so it may lie half a headroom higher; but not where the user said what to keep
+        free, or trials are the training's own process."""
         assert self.plan.budget_bytes is not None
-        careful = self.plan.careful
-        same = [t for t in self.trials if t.batch_size == batch_size and not t.proof]
-        agreeing = [t for t in same if t.needed_bytes is not None and self.is_fit(t)]
-        if not careful and len(agreeing) >= AGREEING and len(agreeing) == len(same):
-            return None
-        by_default = self.plan.headroom_bytes is None and not careful
+        by_default = self.plan.headroom_bytes is None and not self.plan.careful
         spared = self.headroom_bytes // 2 if by_default and self._replayed else 0
         return self.plan.budget_bytes - spared
 
@@ -202,20 +195,50 @@ class Evidence:
         """Where the target is met, by what is foretold or else by the memory model: no whole
         number, allowed or not."""
         if self._teller is not None:
-            return float(max(self._teller.foretold or 0, self.fits))
-        return None if self.model is None else self.model.largest_within(self.target_bytes)
+            return float(self._teller.foretold or 0)
+        if self.model is None:
+            return None
+        seen = self.model.largest_within(self.target_bytes)
+        if not self._tellers or self.plan.careful:
+            return seen
+        # Laid out in another way, a smaller size needs less by more than its samples do: what the
+        # larger one said counts, less those.
+        resident = self.model.resident_bytes
+        room, power = max(0.0, self.target_bytes - resident), 1 / self.model.exponent
+        active = ((t.batch_size, max(1, (t.needed_bytes or 0) - resident)) for t in self._at_edge)
+        bounds = [float(size * (room / need) ** power) for size, need in active]
+        return min([seen, *bounds])
+
+    @cached_property
+    def _at_edge(self) -> list[Trial]:
+        """Search trials whose needs tell where the edge is."""
+        traced = (t for t in self.trials if t.needed_bytes is not None and not t.proof)
+        near = AT_EDGE * self.target_bytes
+        return [t for t in traced if abs((t.needed_bytes or 0) - self.target_bytes) <= near]
 
     @cached_property
     def _teller(self) -> Trial | None:
-        """The trial whose word on the largest size that fits counts: of those near to what they
-        foretell the most cautious, else the nearest; None where others have shown them wrong."""
+        """The trial whose word on the largest size that fits counts, the one that lies nearest to
+        what it foretells. None where others have shown it to be wrong, or have come near enough
+        for what they need to tell more."""
         high = math.inf if self.fails is None else self.fails
-        told = [t for t in self.trials if not t.proof and t.foretold and t.foretold < high]
-        near = [t for t in told if _is_about(t.batch_size, t.foretold or 1)]
-        if near:
-            return min(near, key=lambda t: t.foretold or 0)
-        far = min(told, key=lambda t: abs(math.log((t.foretold or 1) / t.batch_size)), default=None)
-        return far if far is not None and self.fits <= (far.foretold or 0) else None
+        told = [t for t in self._tellers if self.fits <= (t.foretold or 0) < high]
+        near = min(
+            told, key=lambda t: abs(math.log((t.foretold or 1) / t.batch_size)), default=None
+        )
+        if near is None or (near.compiled and self._is_tight):
+            return near
+        return None if self._at_edge else near
+
+    @property
+    def _tellers(self) -> list[Trial]:
+        return [t for t in self.trials if not t.proof and t.foretold]
+
+    @property
+    def _is_tight(self) -> bool:
+        """Trials have hardly more memory than the training."""
+        limit, budget = self.plan.limit_bytes, self.plan.budget_bytes
+        return limit is not None and budget is not None and limit <= (1 + SPACIOUS) * budget
 
     def beyond(self, size: int) -> int | None:
         """A size a little larger, for the proof of `size` to begin with; None where there is none.

@@ -16,12 +16,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from autobatch.footprint import FINEST, Allocation, at_peak, requested_peak
+from autobatch.fragmentation import Limits
 from autobatch.replays import HUGE, Replay
 
 EXPONENTS = (0, 1, 2)  # of the batch size
 UNEXPLAINED = 0.02  # share of the bytes live at the peak that may follow no law
 APART = 1.5  # times as large must one size be as the other, or laws are hard to tell apart
-ORDERS = 12  # replays that must all go through at a size that is foretold to fit
+ORDERS = 6  # replays that must all go through at first; twice as many tell the need then
 FARTHEST = 1024  # times the size, beyond which nothing is foretold
 EXACT = 0.01  # of the size foretold
 MOST = 30_000  # allocations; more are not replayed at another size
@@ -67,6 +68,11 @@ class Traced:
         return requested_peak(self.allocations, sum(self.residents))
 
     @property
+    def has_loops(self) -> bool:
+        """Some of it is a loop's."""
+        return any(a.in_loop for a in self.allocations)
+
+    @property
     def is_compiled(self) -> bool:
         """A program that XLA compiled takes most of what it needs at once."""
         largest = max((a.requested_bytes for a in self.allocations), default=0)
@@ -87,7 +93,6 @@ class Growth:
     Args:
         traced: The trace.
         other: Of a trial at another size.
-
     """
 
     def __init__(self, traced: Traced, other: Census) -> None:
@@ -158,8 +163,8 @@ class Growth:
         return sum(each for each in self._live if each in self._lost) <= UNEXPLAINED * live
 
     def largest_within(self, limit_bytes: int) -> int | None:
-        """The largest size at which all of `ORDERS` replays go through under this limit, to within
-        `EXACT`; None where it is not in sight, or there is too much to be replayed."""
+        """The largest size whose steps need no more than this by their replays, to within some per
+        cent; None where it is not in sight, or there is too much to be replayed."""
         if len(self._traced.allocations) > MOST:
             return None
         most = self._most_live_within(limit_bytes)
@@ -176,7 +181,16 @@ class Growth:
                 low = middle
             else:
                 high = middle
-        return low
+        # A few replays went through; what is needed lies above what most of them do.
+        limits = Limits(self.at(low).replay())
+        limits.extend(2 * ORDERS)
+        resident = sum(self._traced.residents)
+        room, active = limit_bytes - resident, limits.need - resident
+        return low if active <= room else max(1, int(low * room / active))
+
+    def _goes_through(self, batch_size: int, limit_bytes: int) -> bool:
+        replay = self.at(batch_size).replay()
+        return all(replay.goes_through(order, limit_bytes) for order in range(ORDERS))
 
     def _most_live_within(self, limit_bytes: int) -> int | None:
         """A size that is no smaller than the largest at which all that is live at once fits; None
@@ -208,10 +222,6 @@ class Growth:
             middle = (low + high) // 2
             low, high = (middle, high) if fits(middle) else (low, middle)
         return low
-
-    def _goes_through(self, batch_size: int, limit_bytes: int) -> bool:
-        replay = self.at(batch_size).replay()
-        return all(replay.goes_through(order, limit_bytes) for order in range(ORDERS))
 
 
 def _laws(requested: int, size: int, there: int, other: Census) -> list[tuple[int, int]]:

@@ -61,10 +61,9 @@ class Trials(Protocol):
         ...
 
     def prove(
-        self, batch_size: int, *, enough_bytes: int | None, beyond: int | None
+        self, batch_size: int, *, enough_bytes: int, beyond: int | None
     ) -> tuple[Trial, protocol.TrialDone | None]:
-        """Run a proof, and say whether its steps, replayed, need more than `enough_bytes`; None
-        where that is not asked for.
+        """Run a proof, and say whether its steps, replayed, need more than `enough_bytes`.
 
         It begins with steps at the larger size `beyond`, if there is one.
         """
@@ -258,8 +257,7 @@ class Searching:
     def _prove(self, runs: Trials, batch_size: int) -> Trial:
         self._observe(TrialStarted(batch_size, proof=True))
         beyond = self.search.beyond(batch_size)
-        enough = self.search.proof_bytes(batch_size)
-        trial, done = runs.prove(batch_size, enough_bytes=enough, beyond=beyond)
+        trial, done = runs.prove(batch_size, enough_bytes=self.search.proof_bytes, beyond=beyond)
         self._check_device()
         self._check_proof(runs)
         if done is not None:

@@ -85,7 +85,7 @@ class InProcess:
         return self._run(request)[0]
 
     def prove(
-        self, batch_size: int, *, enough_bytes: int | None, beyond: int | None
+        self, batch_size: int, *, enough_bytes: int, beyond: int | None
     ) -> tuple[Trial, TrialDone | None]:
         """Run a proof: in this process, since this is the one that will train."""
         assert beyond is None, "memory must not run out here"
@@ -94,7 +94,7 @@ class InProcess:
             steps=self._options.proof_steps,
             validation=self._options.validation,
             proof=True,
-            trace=enough_bytes is not None,
+            trace=True,
             enough_bytes=enough_bytes,
         )
         return self._run(request)

@@ -160,6 +160,11 @@ class TrialTrace:
             return growth.largest_within(limit_bytes)
 
     @property
+    def has_loops(self) -> bool:
+        """Some of what was read is a loop's."""
+        return self._now is not None and self._now.has_loops
+
+    @property
     def begins(self) -> bool:
         """What was read is replayed as what a process allocates that begins at this size."""
         return self._as_begun() is not None
