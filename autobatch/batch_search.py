@@ -135,7 +135,7 @@ class Search(Evidence):
             return None
         if not self._is_tight or teller.batch_size < FAR * aim:
             return None
-        size = self._at_most(aim * (1 - self.plan.precision))
+        size = self._at_most(self._somewhat_below(aim))
         return None if size is None else max(size, self.fits)
 
     def _find_any(self) -> Action:
@@ -251,7 +251,7 @@ class Search(Evidence):
         missed = sum(not self.is_fit(t) for t in self._near(aim))
         size = aim * (1 - self.plan.precision / 2 * 2 ** min(missed, 2))
         if self._tellers:
-            size = aim * (1 - self.plan.precision)  # a proof begins with more
+            size = self._somewhat_below(aim)
         if self._teller is not None:
             size = min(size, self._farthest_foretold(self._teller))
         elif self.plan.limit_bytes is not None:
@@ -283,9 +283,15 @@ class Search(Evidence):
 
     def _is_trusted(self, aim: float) -> bool:
         """Whether what is foretold goes before the certainty of doubling, until it has misled
-        twice."""
+        `MISLED` times."""
         missed = sum(not self.is_fit(t) for t in self._near(aim))
         return bool(self._tellers) and bool(self.plan.precision) and missed < MISLED
+
+    def _somewhat_below(self, aim: float) -> float:
+        """What to try where the edge is foretold, as a proof begins with more; of few samples all
+        of them, for there it cannot."""
+        less = self.plan.precision * aim
+        return aim - less if less >= 1 else aim
 
     def _farthest_foretold(self, teller: Trial) -> float:
         """The largest size to try by this trial's word: less than what it foretells where a trial

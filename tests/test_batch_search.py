@@ -573,6 +573,7 @@ LEARNT = ((2, 60, None), (15, 65, 900))
 
 def test_what_is_foretold_is_tried_at_once_and_tried_twice() -> None:
     assert told(*LEARNT).next() == Try(882)  # 2 % below, as a proof begins with more
+    assert told((2, 60, None), (3, 65, 9)).next() == Try(9)  # of few samples no share
     once = told(*LEARNT, (882, 980, 905))
     assert once.next() == Try(882)
     twice = told(*LEARNT, (882, 980, 905), (882, 985, 897))
