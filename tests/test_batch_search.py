@@ -587,6 +587,8 @@ def test_near_the_edge_what_trials_need_counts_and_the_more_cautious_one_of_two(
     assert 840 < after.batch_size < 872
     done = told(*LEARNT, (882, 980, None), (882, 1010, None), (after.batch_size, 970, None))
     assert done.next() == Prove(after.batch_size)
+    # By the larger one's word 854 need what there is, by a line through both it would be 868.
+    assert told(*LEARNT, (882, 1030, None), (840, 930, None)).estimate == 854
     # What its own need says goes before what it foretells, and before what others do.
     assert told(*LEARNT, (882, 940, 1400)).estimate == told(*LEARNT, (882, 940, None)).estimate
     assert told(*LEARNT, (882, 850, 1400)).estimate == 1400

@@ -591,5 +591,6 @@ def test_a_trace_begins_with_the_first_batch_behind_weights_data_and_slots() -> 
     assert (foretold["steps"], foretold["lonely"]) == (2, None)
     assert foretold["there"] == pytest.approx(foretold["live"], rel=0.25)
     assert 0.7 * 12_000 < foretold["size"] < 2.5 * 12_000
+    assert (foretold["loops"], recurrent["loops"]) == (False, True)
     # The input's and the state's products with the kernels, at each place of the sequence, twice.
     assert recurrent["gates"] >= 2 * 2 * recurrent["length"]

@@ -79,7 +79,7 @@ growth = foresight.Growth(traced(SMALL[1]), few.census)
 size = trace.foretold(2 * live)
 there = growth.at(LARGE).live_bytes
 report = {"steps": trace.steps, "live": live, "there": there, "lonely": lonely, "size": size}
-print(json.dumps({"name": "foretold", **report}))
+print(json.dumps({"name": "foretold", "loops": trace.has_loops, **report}))
 
 layers = [keras.layers.Input((WIDTH,)), keras.layers.Reshape((LENGTH, WIDTH // LENGTH))]
 model = keras.Sequential([*layers, keras.layers.LSTM(GATES // 4), keras.layers.Dense(300)])
@@ -88,4 +88,5 @@ seen.clear()
 trace.start(model, known, batch_size=BATCH)
 model.fit(data.batch(BATCH).take(2), verbose=0, callbacks=[Steps()])
 assert trace.needed_bytes(at_least=0, edge=None)
-print(json.dumps({"name": "recurrent", "gates": seen["gates"], "length": LENGTH}))
+report = {"gates": seen["gates"], "length": LENGTH, "loops": trace.has_loops}
+print(json.dumps({"name": "recurrent", **report}))
