@@ -248,8 +248,7 @@ class Search(Evidence):
         """Sizes that the memory model would try, inside the bracket, the best first."""
         # A little below the edge, where the size is more likely to be the answer itself; more so
         # with each size near it that was too large after all.
-        missed = sum(not self.is_fit(t) for t in self._near(aim))
-        size = aim * (1 - self.plan.precision / 2 * 2 ** min(missed, 2))
+        size = aim * (1 - self.plan.precision / 2 * 2 ** min(self._missed(aim), 2))
         if self._tellers:
             size = self._somewhat_below(aim)
         if self._teller is not None:
@@ -284,8 +283,8 @@ class Search(Evidence):
     def _is_trusted(self, aim: float) -> bool:
         """Whether what is foretold goes before the certainty of doubling, until it has misled
         `MISLED` times."""
-        missed = sum(not self.is_fit(t) for t in self._near(aim))
-        return bool(self._tellers) and bool(self.plan.precision) and missed < MISLED
+        told = bool(self._tellers) and bool(self.plan.precision)
+        return told and self._missed(aim) < MISLED
 
     def _somewhat_below(self, aim: float) -> float:
         """What to try where the edge is foretold, as a proof begins with more; of few samples all

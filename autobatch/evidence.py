@@ -285,7 +285,12 @@ class Evidence:
 
     def _near(self, aim: float) -> list[Trial]:
         """Trials about the edge so far."""
-        return [t for t in self.trials if not t.proof and _is_about(t.batch_size, aim)]
+        near = [t for t in self.trials if NEAR_AIM * aim <= t.batch_size <= aim / NEAR_AIM]
+        return [t for t in near if not t.proof]
+
+    def _missed(self, aim: float) -> int:
+        """How many of those did not fit."""
+        return sum(not self.is_fit(t) for t in self._near(aim))
 
     @property
     def _creeps(self) -> bool:
@@ -329,8 +334,3 @@ class Evidence:
 
     def _at_most(self, size: float) -> int | None:
         return self.plan.space.at_most(size)
-
-
-def _is_about(size: float, aim: float) -> bool:
-    """Whether trials at this size scatter about the edge that is seen there."""
-    return NEAR_AIM * aim <= size <= aim / NEAR_AIM

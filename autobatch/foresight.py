@@ -46,14 +46,10 @@ class Traced:
     grows: bool = True
     steps: int = 1
 
-    def replay(self, *, freely: bool = False) -> Replay:
+    def replay(self) -> Replay:
         """Ready to be replayed."""
         return Replay(
-            self.allocations,
-            residents=self.residents,
-            grows=self.grows,
-            steps=self.steps,
-            freely=freely,
+            self.allocations, residents=self.residents, grows=self.grows, steps=self.steps
         )
 
     @cached_property

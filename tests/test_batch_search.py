@@ -281,21 +281,27 @@ def test_a_straight_line_without_room_never_runs_out_of_memory() -> None:
     assert statistics.fmean(each.trials for each in ended) < 6.7
 
 
+def steady(
+    size: int, peak: int, need: int | None = None, *, resident: int, foretold: int | None = None
+) -> Trial:
+    """A search trial whose steps all need the same, in MiB."""
+    return Trial(
+        batch_size=size,
+        outcome=FITS,
+        peak_bytes=peak * MIB,
+        step_peak_bytes=(peak * MIB,) * 4,
+        resident_bytes=resident * MIB,
+        needed_bytes=None if need is None else need * MIB,
+        foretold=foretold,
+    )
+
+
 def next_after(*measured: tuple[int, int]) -> Prove | Try:
     """What is next after trials of these sizes, each with its peak in MiB; there is 1 GiB."""
     plan = Plan(SizeSpace(), budget_bytes=1024 * MIB, limit_bytes=1024 * MIB)
     found = Search(plan)
     for size, peak in measured:
-        peaks = (peak * MIB,) * 4
-        found = found.add(
-            Trial(
-                batch_size=size,
-                outcome=FITS,
-                peak_bytes=peak * MIB,
-                step_peak_bytes=peaks,
-                resident_bytes=200 * MIB,
-            )
-        )
+        found = found.add(steady(size, peak, resident=200))
     action = found.next()
     assert isinstance(action, (Try, Prove))
     return action
@@ -554,17 +560,7 @@ def told(*measured: tuple[int, int, int | None], room: float = 4.0, **plan: obje
     limit = int(room * 1024 * MIB)
     found = Search(Plan(SizeSpace(), budget_bytes=1024 * MIB, limit_bytes=limit, **plan))
     for size, need, foretold in measured:
-        found = found.add(
-            Trial(
-                batch_size=size,
-                outcome=FITS,
-                peak_bytes=need * MIB,
-                step_peak_bytes=(need * MIB,) * 4,
-                resident_bytes=50 * MIB,
-                needed_bytes=need * MIB,
-                foretold=foretold,
-            )
-        )
+        found = found.add(steady(size, need, need, resident=50, foretold=foretold))
     return found
 
 
@@ -979,15 +975,7 @@ def test_a_size_that_was_not_replayed_no_longer_fits_where_its_neighbours_need_m
 ) -> None:
     plan = Plan(space=SizeSpace(), budget_bytes=1024 * MIB, limit_bytes=2048 * MIB)
     tried = tuple(
-        Trial(
-            batch_size=size,
-            outcome=FITS,
-            peak_bytes=peak * MIB,
-            step_peak_bytes=(peak * MIB,) * 3,
-            resident_bytes=25 * MIB,
-            needed_bytes=None if need is None else need * MIB,
-        )
-        for size, peak, need in [*small, (512, 761, None), (674, 975, 1320)]
+        steady(*each, resident=25) for each in [*small, (512, 761, None), (674, 975, 1320)]
     )
     assert Search(plan, tried[:-1]).fits == 512
     found = Search(plan, tried)

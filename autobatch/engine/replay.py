@@ -46,6 +46,7 @@ class TrialTrace:
         self._data: tuple[int, ...] = ()
         self._now: Traced | None = None
         self._first: Traced | None = None  # of the process's trials without lengths
+        self._begun: Traced | None = None  # that one at the present size, if it counts for this one
         self._censuses: list[Census] = []  # of all of those
         self.steps = 0
 
@@ -67,7 +68,7 @@ class TrialTrace:
             length: Of the trial's sequences, where it is one of several.
             briefly: As few steps do as tell how memory grows.
         """
-        self.steps, self._now = 0, None
+        self._forget()
         self._wanted = LEAST_STEPS if briefly else self._steps_to_trace(length)
         self._batch_size, self._length = batch_size, length
         self._in_use = self._memory.bytes_in_use()
@@ -96,8 +97,11 @@ class TrialTrace:
 
     def abandon(self) -> None:
         """End without an answer, where a step may have died: the next trial traces anew."""
-        self.steps, self._now = 0, None
+        self._forget()
         self._trace.abandon()
+
+    def _forget(self) -> None:
+        self.steps, self._now, self._begun = 0, None, None
 
     def read(self) -> bool:
         """Read what was traced, unless that is done; False where nothing was, or the profiler does
@@ -118,6 +122,7 @@ class TrialTrace:
         )
         if self._length is None:
             self._first = self._first or self._now
+            self._begun = begun(self._first, self._now)
             self._censuses.append(self._now.census)
         return True
 
@@ -132,7 +137,7 @@ class TrialTrace:
         if not self.read() or self._now is None:
             return None
         # A careful trial's pool has the history that it has.
-        traced = self._now if careful else self._as_begun() or self._now
+        traced = self._now if careful else self._begun or self._now
         with _no_garbage_collection():
             return fragmentation.needed_bytes(
                 traced.allocations,
@@ -151,7 +156,7 @@ class TrialTrace:
         if not self.read() or self._now is None or self._length is not None:
             return None
         with _no_garbage_collection():
-            if self._as_begun() is not None and self._first is not None:
+            if self._begun is not None and self._first is not None:
                 return Growth(self._first, self._now.census).largest_within(limit_bytes)
             other = nearest(self._censuses, self._batch_size)
             growth = None if other is None else Growth(self._now, other)
@@ -167,13 +172,7 @@ class TrialTrace:
     @property
     def begins(self) -> bool:
         """What was read is replayed as what a process allocates that begins at this size."""
-        return self._as_begun() is not None
-
-    def _as_begun(self) -> Traced | None:
-        """The process's first trial as it would be at the present one's size, if that counts."""
-        if self._now is None or self._first is None or self._length is not None:
-            return None
-        return begun(self._first, self._now)
+        return self._begun is not None
 
 
 @contextmanager
