@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from autobatch.bfc import GRAIN
 from autobatch.units import MIB
@@ -16,8 +18,7 @@ BRIEF = 16  # events; a small allocation that lives no longer fits into any hole
 STRETCHES = 320  # of a trace; small allocations that begin and end in the same ones are merged
 
 
-@dataclass(frozen=True, slots=True)
-class Allocation:
+class Allocation(msgspec.Struct, frozen=True, gc=False):
     """One allocation of a trace.
 
     Attributes:
@@ -37,6 +38,10 @@ class Allocation:
     in_loop: bool = False
     taker: int | None = None
     giver: int | None = None
+
+    def resized(self, requested_bytes: int) -> Allocation:
+        """The same of so many bytes."""
+        return msgspec.structs.replace(self, requested_bytes=requested_bytes, chunk_bytes=0)
 
 
 def requested_peak(allocations: Sequence[Allocation], resident_bytes: int = 0) -> int:
@@ -75,7 +80,8 @@ def _peak(allocations: Sequence[Allocation]) -> tuple[int, int]:
 
 def events_of(allocations: Iterable[Allocation]) -> int:
     """How many there are in the trace."""
-    return max((max(a.start or 0, a.end or 0) for a in allocations), default=0) + 1
+    last = max((a.end or 0 for a in allocations), default=0)
+    return max(last, max((a.start or 0 for a in allocations), default=0)) + 1
 
 
 def coarsened(allocations: Sequence[Allocation], peak_bytes: int) -> list[Allocation]:
@@ -85,12 +91,14 @@ def coarsened(allocations: Sequence[Allocation], peak_bytes: int) -> list[Alloca
         allocations: Of the first steps.
         peak_bytes: What is live at their peak.
     """
+    stretch = max(1, events_of(allocations) // STRETCHES)
     fineness = FINEST
-    kept = _merged(allocations, max(GRAIN, peak_bytes // fineness))
-    while len(kept) > MOST and fineness > COARSEST:
+    while fineness > COARSEST:
+        kept = _merged(allocations, max(GRAIN, peak_bytes // fineness), stretch, MOST)
+        if kept is not None:
+            return kept
         fineness //= 2
-        kept = _merged(allocations, max(GRAIN, peak_bytes // fineness))
-    return kept
+    return _merged(allocations, max(GRAIN, peak_bytes // fineness), stretch) or []
 
 
 def pieces(sizes: Iterable[int]) -> Iterator[int]:
@@ -108,37 +116,41 @@ def pieces(sizes: Iterable[int]) -> Iterator[int]:
         yield small
 
 
-def _merged(allocations: Sequence[Allocation], finest: int) -> list[Allocation]:
-    """The same memory in fewer allocations: small ones of one lifetime become one of their sum."""
-    stretch = max(1, events_of(allocations) // STRETCHES)
+def _merged(
+    allocations: Sequence[Allocation], finest: int, stretch: int, most: float = math.inf
+) -> list[Allocation] | None:
+    """The same memory in fewer allocations: small ones of one lifetime become one of their sum.
+    None where there would be more than `most`."""
     kept: list[Allocation] = []
     groups: dict[tuple[int | None, int | None], list[Allocation]] = {}
     sums: Counter[tuple[int | None, int | None]] = Counter()  # bytes of each group
 
     def close(group: list[Allocation]) -> None:
-        starts = sorted(a.start for a in group if a.start is not None)
-        ends = sorted(a.end for a in group if a.end is not None)
+        starts = sorted([a.start for a in group if a.start is not None])
+        ends = sorted([a.end for a in group if a.end is not None])
         start = starts[len(starts) // 2] if starts else None
         end = ends[len(ends) // 2] if ends else None
         if start is not None and end is not None:
             end = max(end, start + 1)
-        size = sum(a.requested_bytes for a in group)
+        size = sum([a.requested_bytes for a in group])
         kept.append(Allocation(size, start, end, in_loop=any(a.in_loop for a in group)))
 
     for each in allocations:
-        brief = each.start is not None and each.end is not None and each.end - each.start <= BRIEF
+        start, end = each.start, each.end
         if each.requested_bytes >= finest:
             kept.append(each)
-        elif not brief:
+        elif start is None or end is None or end - start > BRIEF:
             key = (
-                None if each.start is None else each.start // stretch,
-                None if each.end is None else each.end // stretch,
+                None if start is None else start // stretch,
+                None if end is None else end // stretch,
             )
             groups.setdefault(key, []).append(each)
             sums[key] += each.requested_bytes
             if sums[key] >= 2 * finest:
                 close(groups.pop(key))
                 del sums[key]
+        if len(kept) + len(groups) > most:
+            return None
     for group in groups.values():
         close(group)
     return kept

@@ -25,7 +25,7 @@ APART = 1.5  # times as large must one size be as the other, or laws are hard to
 ORDERS = 6  # replays that must all go through at first; twice as many tell the need then
 FARTHEST = 1024  # times the size, beyond which nothing is foretold
 EXACT = 0.01  # of the size foretold
-MOST = 30_000  # allocations; more are not replayed at another size
+MOST = 50_000  # allocations; more are not replayed at another size
 # From the size at which the bytes live alone would be too many, down in such steps, at most to:
 STEP, LEAST_SHARE = 0.8, 0.25
 ROUNDS, NEAR = 8, 0.02  # to find that size, and how near to it is near enough
@@ -147,7 +147,7 @@ class Growth:
             allocations=tuple(
                 a
                 if known[a.requested_bytes] == a.requested_bytes
-                else replace(a, requested_bytes=known[a.requested_bytes])
+                else a.resized(known[a.requested_bytes])
                 for a in self._traced.allocations
             ),
         )

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from autobatch import devices, fragmentation, replays
 from autobatch.bfc import FIRST_REGION, GRAIN, OutOfMemory, Pool
-from autobatch.footprint import Allocation, coarsened, requested_peak
+from autobatch.footprint import COARSEST, FINEST, MOST, Allocation, coarsened, requested_peak
 from autobatch.fragmentation import (
     BEYOND_WORST,
     DEVIATIONS,
@@ -499,6 +499,22 @@ def test_small_allocations_of_a_loop_move_as_far_when_taken_together() -> None:
         merged = coarsened(small, 100 * 1024 * MIB)
         assert len(merged) < len(small)
         assert {each.in_loop for each in merged} == {looped}
+
+
+def test_what_would_be_too_many_to_replay_is_taken_together_by_larger_pieces() -> None:
+    """But none of those that are large in any case."""
+    peak, every = 1024 * MIB, 4 * MOST
+
+    def trace(size: int) -> list[Allocation]:
+        return [Allocation(size, k, k + every) for k in range(every)]
+
+    assert len(coarsened(trace(peak // COARSEST), peak)) == every
+    merged = coarsened(trace(peak // (2 * FINEST)), peak)
+    assert len(merged) <= MOST
+    larger = coarsened(trace(peak // (2 * COARSEST)), peak)
+    assert COARSEST <= len(larger) <= every // 2
+    for size, kept in ((peak // (2 * FINEST), merged), (peak // (2 * COARSEST), larger)):
+        assert sum(each.requested_bytes for each in kept) == every * size
 
 
 @pytest.mark.parametrize(("later", "waits"), [(0, True), (30, False), (WAIT + 20, False)])

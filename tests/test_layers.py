@@ -101,6 +101,7 @@ UPWARD = {
 # What a room may import from other distributions at its top, and what inside functions alone.
 TOP = {
     "records": {"msgspec"},
+    "footprint": {"msgspec"},
     "length_buckets": {"msgspec"},
     "options": {"msgspec"},
     "bucket_options": {"msgspec"},

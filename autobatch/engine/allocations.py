@@ -11,10 +11,10 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import tensorflow as tf
 
 from autobatch.footprint import Allocation
@@ -176,7 +176,7 @@ def _paired(events: list[_Event]) -> Iterator[Allocation]:
         if taken:
             live[address] = Allocation(size, place, None, in_loop=in_loop, taker=thread)
         elif address in live:
-            done.append(replace(live.pop(address), end=place, giver=thread))
+            done.append(msgspec.structs.replace(live.pop(address), end=place, giver=thread))
         else:
             done.append(Allocation(size, None, place, given, giver=thread))
     done += live.values()
