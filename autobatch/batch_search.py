@@ -93,7 +93,7 @@ class Search(Evidence):
             return Try(self.plan.space.at_most(2 * self.plan.space.first) or 0)
         if any(t.proof and not self.is_fit(t) for t in self.trials):
             return self._after_failed_proof()
-        for size in (self._led_to, self._compiled_to):
+        for size in (self.seen_from_near if self._is_led else None, self._compiled_to):
             if size is not None:
                 return self._proven_at(size)
         if self.fits == 0:
@@ -113,12 +113,11 @@ class Search(Evidence):
         return Done(size) if self.proven == size else Prove(size)
 
     @property
-    def _led_to(self) -> int | None:
-        """The size that the trials of a search that was led tell; None where none was near it."""
+    def seen_from_near(self) -> int | None:
+        """The size that the trials tell; None where none was near it, or the answer is to be
+        exact."""
         model, aim, size = self.model, self._aim, self.estimate
-        if not self._is_led or not self.plan.precision:
-            return None
-        if model is None or aim is None or size is None:
+        if not self.plan.precision or model is None or aim is None or size is None:
             return None
         if not self.reached or (self.fails is not None and size >= self.fails):
             return None  # what went beyond the budget tells less
@@ -281,9 +280,10 @@ class Search(Evidence):
         return bool(self._tellers) and len(traced) == 1
 
     def _is_trusted(self, aim: float) -> bool:
-        """Whether what is foretold goes before the certainty of doubling, until it has misled
-        `MISLED` times."""
-        told = bool(self._tellers) and bool(self.plan.precision)
+        """Whether what is foretold, or what a size near the edge was seen to need, goes before the
+        certainty of doubling, until it has misled `MISLED` times."""
+        traced = any(t.needed_bytes is not None for t in self._near(aim))
+        told = (bool(self._tellers) or traced) and bool(self.plan.precision)
         return told and self._missed(aim) < MISLED
 
     def _somewhat_below(self, aim: float) -> float:

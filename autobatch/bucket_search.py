@@ -122,6 +122,9 @@ class BucketSearch:
                 return Measure(bucket, action.batch_size)
             assert isinstance(action, (Prove, Done))
             sizes[bucket] = action.batch_size
+            if not any(trial.proof for trial in search.trials):
+                # All are proven together anyway, whether they have been tried or not.
+                sizes[bucket] = max(action.batch_size, search.seen_from_near or 0)
         wanted = tuple(sizes[bucket] for bucket in range(len(self.lengths)))
         if self.by_tokens:
             wanted = self._of_tokens(most_tokens(wanted, self.lengths))

@@ -178,7 +178,7 @@ class Growth:
             else:
                 high = middle
         # A few replays went through; what is needed lies above what most of them do.
-        limits = Limits(self.at(low).replay())
+        limits = Limits(self.at(low).replay(), limit_bytes)
         limits.extend(2 * ORDERS)
         resident = sum(self._traced.residents)
         room, active = limit_bytes - resident, limits.need - resident

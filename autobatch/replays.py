@@ -40,6 +40,7 @@ HUGE = 0.5
 WAIT = 200
 MOST_WAIT = 0.06
 RESOLUTION = 256  # a replay's limit is exact to the least conceivable over this: 0.4 %
+FARTHEST = 64  # times the least conceivable: what needs more, needs that
 REACH = 8  # of such steps, from where the others' limits lie, within which it is looked for first
 
 
@@ -107,6 +108,7 @@ class Replay:
             if place is not None
         ]
         self.events = len(self._events)
+        self._held = sum(known) + sum(a.requested_bytes for a in whole if a.start is None)
         self._rows = self._by_thread()
         self._wait = round(MOST_WAIT * self.events / steps)
 
@@ -120,21 +122,29 @@ class Replay:
                 rows.setdefault(thread, []).append(event)
         return list(rows.values())
 
-    def least_limit(self, order: int, near: int = 0) -> int:
+    def least_limit(self, order: int, near: int = 0, under: int | None = None) -> int:
         """The least limit under which a replay goes through, to within `RESOLUTION`.
 
         Args:
             order: Which of the orders; 0 is the trace's own.
             near: Where it is likely to be, in bytes.
+            under: The limit that there will be. Then what is told is how much of that is needed:
+                under this limit everything that the steps allocate is made larger, until the replay
+                dies, instead of the limit smaller, under which the regions would be others.
         """
-        events = self._order(order)
+        events, sizes = self._order(order), self._sizes(1.0)
         step = max(GRAIN, self.least // RESOLUTION)
 
         def survives(place: int) -> bool:
-            return self._goes_through(events, self.least + place * step)
+            limit = self.least + place * step
+            if under is None:
+                return self._goes_through(events, sizes, limit)
+            scale = (under - self._held) / max(1, limit - self._held)
+            return self._goes_through(events, self._sizes(scale), under)
 
         low, high, reach = -1, max(0, (near - self.least) // step), REACH
-        while not survives(high):
+        farthest = FARTHEST * RESOLUTION  # what is held may not fit by itself
+        while high < farthest and not survives(high):
             low, high, reach = high, high + reach, 2 * reach
         while high - low > 1:
             if low < 0:
@@ -149,7 +159,16 @@ class Replay:
 
     def goes_through(self, order: int, limit: int) -> bool:
         """Whether a replay goes through under `limit`; order 0 is the trace's own."""
-        return self._goes_through(self._order(order), limit)
+        return self._goes_through(self._order(order), self._sizes(1.0), limit)
+
+    def _sizes(self, scale: float) -> list[int]:
+        """Bytes of each allocation, those of the steps so many times as large."""
+        return [
+            a.requested_bytes
+            if scale == 1.0 or a.start is None
+            else rounded(int(scale * a.requested_bytes))
+            for a in self._kept
+        ]
 
     def _order(self, number: int) -> list[_Event]:
         """The events, but for replay 0 each moved by up to a width, if it is not huge. A thread's
@@ -176,7 +195,7 @@ class Replay:
         events.sort()
         return events
 
-    def _goes_through(self, events: list[_Event], limit: int) -> bool:
+    def _goes_through(self, events: list[_Event], sizes: list[int], limit: int) -> bool:
         pool = Pool(limit, grows=self._grows)
         live: dict[int, Chunk] = {}
         try:
@@ -184,10 +203,10 @@ class Replay:
                 pool.allocate(size)
             for i, each in enumerate(self._kept):
                 if each.start is None:
-                    live[i] = pool.allocate(each.requested_bytes)
+                    live[i] = pool.allocate(sizes[i])
             for place, (_, i, begins) in enumerate(events):
                 if begins:
-                    live[i] = self._allocate(pool, live, events, place)
+                    live[i] = self._allocate(pool, live, events, place, sizes[i])
                 elif i in live:  # else a request that waited had it released
                     pool.release(live.pop(i))
         except (OutOfMemory, _NoHole):
@@ -195,9 +214,8 @@ class Replay:
         return True
 
     def _allocate(
-        self, pool: Pool, live: dict[int, Chunk], events: list[_Event], place: int
+        self, pool: Pool, live: dict[int, Chunk], events: list[_Event], place: int, size: int
     ) -> Chunk:
-        size = self._kept[events[place][1]].requested_bytes
         try:
             chunk = pool.allocate(size)
         except OutOfMemory:

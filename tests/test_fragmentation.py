@@ -26,6 +26,7 @@ from autobatch.fragmentation import (
 )
 from autobatch.options import ProbeOptions
 from autobatch.replays import (
+    FARTHEST,
     JITTER,
     LARGE_JITTER,
     LEAST_JITTER,
@@ -130,6 +131,47 @@ def test_a_replay_goes_through_under_its_limit_and_not_a_step_below(step, grows,
     assert below < replay.least or not replay.goes_through(order, below)
 
 
+@settings(max_examples=30, deadline=None)
+@given(steps(), st.booleans(), st.integers(0, 3), st.floats(0, 2), st.floats(1.05, 6))
+def test_under_what_there_is_the_steps_are_made_larger_until_they_die(
+    step, grows, order, near, times
+):
+    replay = Replay(step, grows=grows, residents=[20 * MIB])
+    under = round(times * max(replay.least, 30 * MIB))
+    need = replay.least_limit(order, round(near * replay.least), under)
+    assert need >= replay.least
+
+    def survives(needed: int) -> bool:
+        sizes = replay._sizes((under - replay._held) / max(1, needed - replay._held))
+        return replay._goes_through(replay._order(order), sizes, under)
+
+    if need > FARTHEST * replay.least:  # what is held takes all, as a chunk that is not split
+        assert not survives(need)
+        return
+    assert survives(need)
+    below = need - max(GRAIN, replay.least // replays.RESOLUTION)
+    assert below < replay.least or not survives(below)
+
+
+def test_what_is_held_and_does_not_fit_by_itself_is_told_as_far_too_much() -> None:
+    step = [Allocation(MIB, k, 10 + k, in_loop=True) for k in range(4)]
+    replay = Replay(step, residents=[100 * MIB])
+    assert replay.least_limit(0, 0, 50 * MIB) >= FARTHEST * 100 * MIB
+    assert needed_bytes(step, residents=[100 * MIB], edge=50 * MIB) > 50 * MIB
+
+
+@pytest.mark.parametrize("looped", [False, True])
+@pytest.mark.parametrize("careful", [False, True])
+def test_loops_are_replayed_under_what_there_is(looped: bool, careful: bool) -> None:
+    """Four buffers lie in regions of their own where these are just long enough for one; where
+    there is more, regions are longer than they."""
+    step = [Allocation(70 * MIB, k, 10 + k, in_loop=looped) for k in range(4)]
+    alone = needed_bytes(step, careful=careful)
+    within = needed_bytes(step, edge=1024 * MIB, careful=careful)
+    assert (within < 0.95 * alone) is (looped and not careful)
+    assert within <= alone
+
+
 def test_wherever_it_is_looked_for_first_the_limit_is_the_same() -> None:
     """In one region a larger limit never is worse for these."""
     step = [Allocation(70 * MIB, k, 10 + k) for k in range(4)]
@@ -186,7 +228,8 @@ class Orders:
         self._limits = limits
         self.asked: list[tuple[int, int]] = []
 
-    def least_limit(self, order: int, near: int = 0) -> int:
+    def least_limit(self, order: int, near: int = 0, under: int | None = None) -> int:
+        assert under is None
         self.asked.append((order, near))
         return self._limits[order % len(self._limits)]
 

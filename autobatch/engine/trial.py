@@ -24,9 +24,9 @@ SECOND_EPOCH_STEPS = 2  # of a proof: after validation, training goes on in anot
 # more: a peak counts whole chunks, which are larger in a pool with more room than a training has.
 CLEARLY_LESS, CLEARLY_MORE = 0.6, 1.25
 ENOUGH_STEPS = 4
-# What a proof's replays may need of what there is where there are loops, which are replayed in all
-# orders: the sizes from which on LSTMs die need from 98 to 109 % of it.
-LOOPS_SPARE = 1.09
+# What a proof's replays may need of what there is where there are loops: what they need scatters by
+# as much from trace to trace.
+LOOPS_SPARE = 1.05
 CLOSE = 0.1  # share of what there is, within which a trial's own need tells more than foresight
 _ENDLESS = 1 << 30  # epochs: the recorder ends the training, not their number
 
