@@ -22,7 +22,9 @@ CAREFUL_HEADROOM = 0.05
 # A proof begins with a size this much larger: where training dies now and then, it dies more often
 # there. Not more than the headroom, or proofs fail where replays are exact.
 MARGIN = 0.025
-AT_EDGE = 0.1  # share of the target: what needs so much, or as much more, tells where the edge is
+# Share of the target: what needs so much less, or more, tells where the edge is. And share of a size
+# that is foretold: a trial so near to it tells whether it is.
+AT_EDGE = 0.1
 SPACIOUS = 0.25  # share of the budget that trials have beside it, where there is room to be wrong
 NEAR = 0.15  # of the size aimed at: from here on fragmentation and scatter are worth counting
 NEAR_AIM = 0.85  # share of the size aimed at within which trials scatter about the same edge
@@ -228,7 +230,12 @@ class Evidence:
         )
         if near is None or (near.compiled and self._is_tight):
             return near
-        return None if self._at_edge else near
+        return None if self._at_edge or self._was_tried(near.foretold or 0) else near
+
+    def _was_tried(self, foretold: int) -> bool:
+        """Whether a trial was so near to what another foretells that its own need tells more."""
+        traced = (t for t in self.trials if t.needed_bytes is not None and not t.proof)
+        return any(abs(t.batch_size - foretold) <= AT_EDGE * foretold for t in traced)
 
     @property
     def _tellers(self) -> list[Trial]:

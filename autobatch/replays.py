@@ -24,8 +24,7 @@ LARGE_JITTER = 1  # large allocations, those of at least the peak over `FINEST` 
 # The passes of a loop overtake each other, large allocations or not: what the loops of an LSTM make
 # lies, nine in ten of them, no farther from its place in the step before than 30 to 370 events at a
 # length of 98 or 156, 110 to 510 at 230, and 670 to 910 at 500. So it is at least as many as this,
-# and in a long loop the share of a step above. Fitted to the deaths of that LSTM: the sizes from
-# which on it dies need from 98 to 109 % of the limit.
+# and in a long loop the share of a step above. Fitted to the deaths of that LSTM.
 LOOP_JITTER = 250
 # What takes so much of the peak stays in its place: a program that XLA compiled takes all that it
 # needs at once, and gives it back before it runs again. (Not a quarter: so large are ordinary

@@ -644,6 +644,16 @@ def test_a_foresight_goes_before_the_certainty_of_doubling_until_it_misled_often
     assert after.batch_size < 60
 
 
+def test_what_a_trial_needs_counts_where_it_is_foretold_though_it_needs_much_less() -> None:
+    """An LSTM's 15 samples foretold 218; at 213 it needed 408 and 442 of 499 MiB, and 245 fit."""
+    once = told((2, 60, None), (15, 70, 450), (441, 800, None))
+    again = once.next()
+    assert isinstance(again, Try)
+    assert 520 < again.batch_size < 560
+    other = told((2, 60, None), (15, 70, 450), (300, 600, None))
+    assert other.estimate == 450
+
+
 def test_an_exact_answer_is_not_taken_from_what_is_foretold() -> None:
     exact = told(*LEARNT, (882, 980, 905), (882, 985, 897), precision=0.0)
     assert isinstance(exact.next(), Try)
