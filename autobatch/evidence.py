@@ -22,8 +22,8 @@ CAREFUL_HEADROOM = 0.05
 # A proof begins with a size this much larger: where training dies now and then, it dies more often
 # there. Not more than the headroom, or proofs fail where replays are exact.
 MARGIN = 0.025
-# Share of the target: what needs so much less, or more, tells where the edge is. And share of a size
-# that is foretold: a trial so near to it tells whether it is.
+# Share of the target: what needs so much less, or more, tells where the edge is. And share of a
+# size that is foretold: a trial so near to it tells whether it is.
 AT_EDGE = 0.1
 SPACIOUS = 0.25  # share of the budget that trials have beside it, where there is room to be wrong
 NEAR = 0.15  # of the size aimed at: from here on fragmentation and scatter are worth counting
