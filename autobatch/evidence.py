@@ -214,9 +214,8 @@ class Evidence:
     @cached_property
     def _at_edge(self) -> list[Trial]:
         """Search trials whose needs tell where the edge is."""
-        traced = (t for t in self.trials if t.needed_bytes is not None and not t.proof)
         near = AT_EDGE * self.target_bytes
-        return [t for t in traced if abs((t.needed_bytes or 0) - self.target_bytes) <= near]
+        return [t for t in self._traced if abs((t.needed_bytes or 0) - self.target_bytes) <= near]
 
     @cached_property
     def _teller(self) -> Trial | None:
@@ -234,8 +233,12 @@ class Evidence:
 
     def _was_tried(self, foretold: int) -> bool:
         """Whether a trial was so near to what another foretells that its own need tells more."""
-        traced = (t for t in self.trials if t.needed_bytes is not None and not t.proof)
-        return any(abs(t.batch_size - foretold) <= AT_EDGE * foretold for t in traced)
+        return any(abs(t.batch_size - foretold) <= AT_EDGE * foretold for t in self._traced)
+
+    @property
+    def _traced(self) -> list[Trial]:
+        """Search trials of which fragmentation was counted."""
+        return [t for t in self.trials if t.needed_bytes is not None and not t.proof]
 
     @property
     def _tellers(self) -> list[Trial]:
