@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from autobatch.footprint import FINEST, Allocation, at_peak, requested_peak
-from autobatch.fragmentation import Limits
+from autobatch.fragmentation import Limits, needed_by_loops
 from autobatch.replays import HUGE, Replay
 
 EXPONENTS = (0, 1, 2)  # of the batch size
@@ -178,11 +178,17 @@ class Growth:
             else:
                 high = middle
         # A few replays went through; what is needed lies above what most of them do.
-        limits = Limits(self.at(low).replay(), limit_bytes)
-        limits.extend(2 * ORDERS)
         resident = sum(self._traced.residents)
-        room, active = limit_bytes - resident, limits.need - resident
+        room, active = limit_bytes - resident, self._need_at(low, limit_bytes) - resident
         return low if active <= room else max(1, int(low * room / active))
+
+    def _need_at(self, batch_size: int, limit_bytes: int) -> int:
+        replay = self.at(batch_size).replay()
+        if replay.loops:
+            return needed_by_loops(replay, limit_bytes, 2 * ORDERS)
+        limits = Limits(replay)
+        limits.extend(2 * ORDERS)
+        return limits.need
 
     def _goes_through(self, batch_size: int, limit_bytes: int) -> bool:
         replay = self.at(batch_size).replay()

@@ -4,7 +4,7 @@ Pure."""
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 
 from autobatch.bfc import GRAIN, Chunk, OutOfMemory, Pool, rounded
@@ -39,7 +39,6 @@ HUGE = 0.5
 WAIT = 200
 MOST_WAIT = 0.06
 RESOLUTION = 256  # a replay's limit is exact to the least conceivable over this: 0.4 %
-FARTHEST = 64  # times the least conceivable: what needs more, needs that
 REACH = 8  # of such steps, from where the others' limits lie, within which it is looked for first
 
 
@@ -64,6 +63,7 @@ class Replay:
 
     Attributes:
         least: Bytes live at the peak, rounded as the allocator rounds: no limit below will do.
+        held: Bytes of it that are there before the steps.
         events: Those of one replay.
         loops: Some of the allocations are a loop's.
     """
@@ -107,8 +107,9 @@ class Replay:
             if place is not None
         ]
         self.events = len(self._events)
-        self._held = sum(known) + sum(a.requested_bytes for a in whole if a.start is None)
+        self.held = sum(known) + sum(a.requested_bytes for a in whole if a.start is None)
         self._rows = self._by_thread()
+        self._orders: dict[int, list[_Event]] = {}  # those that are asked for again
         self._wait = round(MOST_WAIT * self.events / steps)
 
     def _by_thread(self) -> list[list[int]]:
@@ -121,29 +122,21 @@ class Replay:
                 rows.setdefault(thread, []).append(event)
         return list(rows.values())
 
-    def least_limit(self, order: int, near: int = 0, under: int | None = None) -> int:
+    def least_limit(self, order: int, near: int = 0) -> int:
         """The least limit under which a replay goes through, to within `RESOLUTION`.
 
         Args:
             order: Which of the orders; 0 is the trace's own.
             near: Where it is likely to be, in bytes.
-            under: The limit that there will be. Then what is told is how much of that is needed:
-                under this limit everything that the steps allocate is made larger, until the replay
-                dies, instead of the limit smaller, under which the regions would be others.
         """
         events, sizes = self._order(order), self._sizes(1.0)
         step = max(GRAIN, self.least // RESOLUTION)
 
         def survives(place: int) -> bool:
-            limit = self.least + place * step
-            if under is None:
-                return self._goes_through(events, sizes, limit)
-            scale = (under - self._held) / max(1, limit - self._held)
-            return self._goes_through(events, self._sizes(scale), under)
+            return self._goes_through(events, sizes, self.least + place * step)
 
         low, high, reach = -1, max(0, (near - self.least) // step), REACH
-        farthest = FARTHEST * RESOLUTION  # what is held may not fit by itself
-        while high < farthest and not survives(high):
+        while not survives(high):
             low, high, reach = high, high + reach, 2 * reach
         while high - low > 1:
             if low < 0:
@@ -158,7 +151,17 @@ class Replay:
 
     def goes_through(self, order: int, limit: int) -> bool:
         """Whether a replay goes through under `limit`; order 0 is the trace's own."""
-        return self._goes_through(self._order(order), self._sizes(1.0), limit)
+        return not self.deaths([order], limit)
+
+    def deaths(self, orders: Iterable[int], limit: int, scale: float = 1.0) -> int:
+        """How many of these orders' replays die under `limit`, where all that the steps allocate is
+        `scale` times as large."""
+        sizes, known, dead = self._sizes(scale), self._orders, 0
+        for order in orders:
+            if order not in known:
+                known[order] = self._order(order)
+            dead += not self._goes_through(known[order], sizes, limit)
+        return dead
 
     def _sizes(self, scale: float) -> list[int]:
         """Bytes of each allocation, those of the steps so many times as large."""

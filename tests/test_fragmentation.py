@@ -6,7 +6,7 @@ import random
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,14 +19,19 @@ from autobatch.footprint import COARSEST, FINEST, MOST, Allocation, coarsened, r
 from autobatch.fragmentation import (
     BEYOND_WORST,
     DEVIATIONS,
+    DIE,
+    FARTHEST,
+    FEW,
     MAY_DIE,
     REPLAYS,
+    SCALE,
     Limits,
+    Scales,
+    needed_by_loops,
     needed_bytes,
 )
 from autobatch.options import ProbeOptions
 from autobatch.replays import (
-    FARTHEST,
     JITTER,
     LARGE_JITTER,
     LEAST_JITTER,
@@ -132,32 +137,29 @@ def test_a_replay_goes_through_under_its_limit_and_not_a_step_below(step, grows,
 
 
 @settings(max_examples=30, deadline=None)
-@given(steps(), st.booleans(), st.integers(0, 3), st.floats(0, 2), st.floats(1.05, 6))
-def test_under_what_there_is_the_steps_are_made_larger_until_they_die(
-    step, grows, order, near, times
-):
-    replay = Replay(step, grows=grows, residents=[20 * MIB])
-    under = round(times * max(replay.least, 30 * MIB))
-    need = replay.least_limit(order, round(near * replay.least), under)
-    assert need >= replay.least
-
-    def survives(needed: int) -> bool:
-        sizes = replay._sizes((under - replay._held) / max(1, needed - replay._held))
-        return replay._goes_through(replay._order(order), sizes, under)
-
-    if need > FARTHEST * replay.least:  # what is held takes all, as a chunk that is not split
-        assert not survives(need)
-        return
-    assert survives(need)
-    below = need - max(GRAIN, replay.least // replays.RESOLUTION)
-    assert below < replay.least or not survives(below)
+@given(steps(), st.booleans(), st.floats(0.3, 4))
+def test_at_a_scale_the_steps_are_so_much_larger_and_what_they_find_is_not(
+    step, grows, scale
+) -> None:
+    """None is so small that it is left out."""
+    before = [each for each in step if each.start is None]
+    own = [
+        each.resized(8 * MIB + each.requested_bytes // GRAIN * GRAIN)
+        for each in step
+        if each.start is not None
+    ]
+    larger = [each.resized(int(scale * each.requested_bytes)) for each in own]
+    one, other = (Replay([*before, *each], grows=grows) for each in (own, larger))
+    for limit in range(other.least // 2, 2 * other.least + 1, max(MIB, other.least // 9)):
+        assert one.deaths([0], limit, scale) == other.deaths([0], limit)
 
 
 def test_what_is_held_and_does_not_fit_by_itself_is_told_as_far_too_much() -> None:
     step = [Allocation(MIB, k, 10 + k, in_loop=True) for k in range(4)]
-    replay = Replay(step, residents=[100 * MIB])
-    assert replay.least_limit(0, 0, 50 * MIB) >= FARTHEST * 100 * MIB
-    assert needed_bytes(step, residents=[100 * MIB], edge=50 * MIB) > 50 * MIB
+    for there in (50 * MIB, 100 * MIB):
+        assert needed_bytes(step, residents=[100 * MIB], edge=there) >= FARTHEST * 100 * MIB
+    held = [Allocation(64 * MIB, None, None, in_loop=True)]
+    assert 64 * MIB <= needed_bytes(held, edge=1024 * MIB) < 65 * MIB
 
 
 @pytest.mark.parametrize("looped", [False, True])
@@ -228,10 +230,61 @@ class Orders:
         self._limits = limits
         self.asked: list[tuple[int, int]] = []
 
-    def least_limit(self, order: int, near: int = 0, under: int | None = None) -> int:
-        assert under is None
+    def least_limit(self, order: int, near: int = 0) -> int:
         self.asked.append((order, near))
         return self._limits[order % len(self._limits)]
+
+
+class Loops:
+    """In place of a replay with loops: whether an order dies at a scale, as it is given."""
+
+    loops = True
+    held, least = 100, 300
+
+    def __init__(self, dies: Callable[[int, float], bool], events: int = 1000) -> None:
+        self._dies, self.events = dies, events
+        self.asked: set[int] = set()
+
+    def deaths(self, orders: Iterable[int], limit: int, scale: float) -> int:
+        assert limit == 1000  # so that 4.5 is the most
+        self.asked.update(orders)
+        return sum(self._dies(order, scale) for order in orders)
+
+
+@pytest.mark.parametrize(
+    ("dies", "largest"),
+    [
+        (lambda _order, scale: scale > 1.3, 1.3),
+        (lambda _order, scale: scale > 0.1, 0.1),
+        (lambda order, scale: scale > 1 + order / REPLAYS, 1 + DIE),
+        (lambda order, scale: scale > 1.3 or order % 24 == 5, 1.3),  # accidents
+        (lambda order, scale: scale > 1.3 or (order % 4 == 3 and order > 8 and scale > 0.8), 0.8),
+        (lambda order, scale: scale > 1.2 or (order % 4 == 1 and 1 < scale < 1.1), 1.0),
+        (lambda _order, _scale: False, 4.5),
+    ],
+)
+def test_loops_may_be_made_so_large_that_one_replay_in_ten_dies(
+    dies: Callable[[int, float], bool], largest: float
+) -> None:
+    """And no larger, where fewer die again at a size beyond."""
+    found = Scales(Loops(dies), 1000).largest(REPLAYS)
+    assert largest / SCALE**2 < found <= largest * SCALE**2
+    need = needed_by_loops(Loops(dies), 1000, REPLAYS)
+    assert need == 100 + round(900 / found)
+    assert need >= 300
+
+
+def test_loops_that_fit_at_no_scale_need_far_too_much() -> None:
+    assert needed_by_loops(Loops(lambda _order, _scale: True), 1000, REPLAYS) > 10 * 1000
+
+
+@pytest.mark.parametrize(("events", "replays"), [(1000, 48), (10_000, 30), (200_000, FEW)])
+def test_so_many_replays_tell_what_loops_need_as_there_is_time_for(
+    events: int, replays: int
+) -> None:
+    loops = Loops(lambda _order, scale: scale > 1.3, events)
+    needed_by_loops(loops, 1000, REPLAYS)
+    assert len(loops.asked) == replays
 
 
 def test_the_mean_and_so_many_of_the_mean_deviation_are_needed() -> None:
