@@ -114,12 +114,15 @@ class Search(Evidence):
 
     @property
     def seen_from_near(self) -> int | None:
-        """The size that the trials tell; None where none was near it, or the answer is to be
-        exact."""
-        model, aim, size = self.model, self._aim, self.estimate
-        if not self.plan.precision or model is None or aim is None or size is None:
+        """A size somewhat below the one that the trials tell; None where none was near that, or the
+        answer is to be exact."""
+        model, aim = self.model, self._aim
+        if not self.plan.precision or model is None or aim is None:
             return None
-        if not self.reached or (self.fails is not None and size >= self.fails):
+        size = self._at_most(self._somewhat_below(aim))
+        if size is None or (self.fails is not None and size >= self.fails):
+            return None
+        if not self.reached:
             return None  # what went beyond the budget tells less
         sizes = [point.batch_size for point in model.points]
         near = any((1 - LED_UP) * aim <= each <= (1 + LED) * aim for each in sizes)
@@ -287,8 +290,8 @@ class Search(Evidence):
         return told and self._missed(aim) < MISLED
 
     def _somewhat_below(self, aim: float) -> float:
-        """What to try where the edge is foretold, as a proof begins with more; of few samples all
-        of them, for there it cannot."""
+        """What to try where the edge is foretold, as a proof begins with more, and one of several
+        lengths together does not; of few samples all of them, for there it cannot."""
         less = self.plan.precision * aim
         return aim - less if less >= 1 else aim
 
