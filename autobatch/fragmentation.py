@@ -40,15 +40,17 @@ MAY_DIE = 1 / 24  # share of the replays that may die all the same: orders that 
 # The passes of loops leave holes in all places, so that it counts how long regions are: as long as
 # they will be only under what there will be, and at about the size that is looked for. So there all
 # that the steps allocate is made larger, by such factors, from where of a few replays none dies, to
-# where so large a share does. (That scale is, by 19 traces of trials at 0.5 to 1.4 times the first
-# size of which one in ten trainings was seen to die, from 0.93 to 1.03 of that size: seven lengths,
-# limits and models of LSTMs, to within 1 or 2 % from trace to trace. Shares that deaths fall below
-# again, farther up, where a tensor has outgrown a region, are true: so they do in training.)
-SCALE, FEW, DIE = 1.02, 8, 0.1
+# where more than `MAY_DIE` of many do. (That scale is, by 18 traces of trials at 0.25 to 1.4 times
+# the first size of which one in ten trainings was seen to die, from 0.88 to 1.02 of that size, for
+# LSTMs of seven lengths, limits and models; to within 1 or 2 % from trace to trace but for one.
+# That deaths become fewer again, farther up, where a tensor has outgrown a region, is no accident
+# of replays: trainings do the same.)
+SCALE, FEW = 1.02, 8
 # To find that place, so many of these factors at once where some live, and where none do; and so
 # many without a death are clear.
 COARSE, FAST, CLEAR = 2, 6, 8
-FARTHEST = 64  # times the least conceivable: what needs more, needs that
+LEAST_SCALE = 1 / 8  # of the largest conceivable: where too many die at this one, nothing fits
+FARTHEST = 64  # times the least conceivable: what fits at no scale needs that
 
 
 def needed_bytes(
@@ -61,9 +63,10 @@ def needed_bytes(
     steps: int = 1,
     careful: bool = False,
 ) -> int:
-    """What the first steps need, by the replays: the mean of the least limits under which each
-    goes through, and `DEVIATIONS` of their mean absolute deviations from it; at least what all but
-    `MAY_DIE` of them need, and without loops at most `BEYOND_WORST` times what the worst needs.
+    """What the first steps need, by the replays: with loops, under an `edge`, as
+    `needed_by_loops` says; else the mean of the least limits under which each goes through, and
+    `DEVIATIONS` of their mean absolute deviations from it; at least what all but `MAY_DIE` of them
+    need, and without loops at most `BEYOND_WORST` times what the worst needs.
 
     Args:
         allocations, residents, grows, steps: See `Replay`.
@@ -99,7 +102,7 @@ def needed_by_loops(replay: Replay, limit: int, replays: int) -> int:
         return FARTHEST * replay.least
     replays = max(FEW, min(replays, MOST_EVENTS // max(1, replay.events)))
     scale = Scales(replay, limit).largest(replays)
-    return min(FARTHEST * replay.least, replay.held + round(room / scale))
+    return FARTHEST * replay.least if scale is None else replay.held + round(room / scale)
 
 
 class Scales:
@@ -114,19 +117,21 @@ class Scales:
         self._replay, self._limit = replay, limit
         # More than so large it cannot be, and it is so much smaller at place 1, 2, ...
         self._most = (limit - replay.held) / (replay.least - replay.held)
-        self._last = math.ceil(math.log(FARTHEST, SCALE))
+        self._last = math.ceil(math.log(1 / LEAST_SCALE, SCALE))
         self._dead: dict[tuple[int, int], int] = {}  # at a place, of so many replays
 
-    def largest(self, replays: int) -> float:
-        """The scale at which `DIE` of so many replays do, with fewer at every smaller one; the
-        least there is where so many do at all, the largest where they do at none."""
+    def largest(self, replays: int) -> float | None:
+        """The scale at which `MAY_DIE` of so many replays do, with fewer at every smaller one; the
+        largest where so many do at none, None where more do at all."""
         place = self._below(replays)
-        while (before := self._share(place, replays)) > DIE / 2 and place < self._last:
+        while (before := self._share(place, replays)) > MAY_DIE / 2:
+            if place >= self._last:
+                return None
             place += COARSE
-        while before <= DIE and place > 0:
+        while place > 0:
             share = self._share(place - 1, replays)
-            if share > DIE:
-                return self._at(place - (DIE - before) / (share - before))
+            if share > MAY_DIE:
+                return self._at(place - (MAY_DIE - before) / (share - before))
             before, place = share, place - 1
         return self._at(place)
 

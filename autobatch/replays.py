@@ -26,6 +26,9 @@ LARGE_JITTER = 1  # large allocations, those of at least the peak over `FINEST` 
 # length of 98 or 156, 110 to 510 at 230, and 670 to 910 at 500. So it is at least as many as this,
 # and in a long loop the share of a step above. Fitted to the deaths of that LSTM.
 LOOP_JITTER = 250
+# What lives no longer than so much of the way that it may be moved is released as much later as it
+# is taken, where there are loops: else the widths would be lifetimes.
+BRIEF = 0.2
 # What takes so much of the peak stays in its place: a program that XLA compiled takes all that it
 # needs at once, and gives it back before it runs again. (Not a quarter: so large are ordinary
 # activations, which change places.)
@@ -179,12 +182,18 @@ class Replay:
         shuffle = random.Random(number)  # noqa: S311 - no secret
         widths = self._widths if number else (0.0, 0.0)
         moments: list[float] = []
-        for place, i, _ in self._events:
+        taken = 0.0
+        for place, i, begins in self._events:
             each = self._kept[i]
             width, later = widths[each.in_loop], 0.0
             if each.requested_bytes >= self._huge:
                 width, later = 0.0, widths[False] / 2  # as all that is not in a loop, on average
-            moments.append(place + later + shuffle.random() * width)
+            moved = shuffle.random() * width
+            if begins:
+                taken = moved
+            elif self.loops and each.start is not None and place - each.start < BRIEF * width:
+                moved = taken
+            moments.append(place + later + moved)
         for row in self._rows:
             for event, moment in zip(row, sorted(moments[e] for e in row), strict=True):
                 moments[event] = moment

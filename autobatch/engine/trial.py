@@ -26,7 +26,7 @@ CLEARLY_LESS, CLEARLY_MORE = 0.6, 1.25
 ENOUGH_STEPS = 4
 # What a proof's replays may need of what there is where there are loops: what they need scatters by
 # as much from trace to trace.
-LOOPS_SPARE = 1.03
+LOOPS_SPARE = 1.05
 CLOSE = 0.1  # share of what there is, within which a trial's own need tells more than foresight
 _ENDLESS = 1 << 30  # epochs: the recorder ends the training, not their number
 
