@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from autobatch import bucket_search
 from autobatch.batch_search import Prove, Search, Try
 from autobatch.bucket_proof import proof_shapes
-from autobatch.bucket_search import BucketSearch, Found, Stuck
+from autobatch.bucket_search import BucketSearch, Found, ProveTogether, Stuck
 from autobatch.evidence import Plan
 from autobatch.records import Outcome, Trial
 from autobatch.sizes import SizeSpace
@@ -319,3 +319,14 @@ def test_a_led_bucket_that_went_beyond_the_budget_is_measured_again() -> None:
     after = Search(plan, (needing(105), needing(action.batch_size))).next()
     assert isinstance(after, Prove)
     assert 98 <= after.batch_size <= 100
+
+
+def test_the_longest_bucket_too_is_proven_at_what_its_trials_tell() -> None:
+    """970 samples were tried, and 1000 would fit: a few more are in the proof, which is anyway."""
+    plan = Plan(SizeSpace(), budget_bytes=BUDGET, limit_bytes=4 * BUDGET)
+    each = (Search(plan).target_bytes - RESIDENT) // 1000
+    found = Search(plan)
+    for size in (2, 30, 970):
+        found = found.add(fitting(size, RESIDENT + size * each, sequence_length=500))
+    assert found.next() == Prove(970)
+    assert BucketSearch((500,), (found,)).next() == ProveTogether((980,))
