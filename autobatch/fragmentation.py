@@ -50,7 +50,7 @@ SCALE, FEW = 1.02, 8
 # many without a death are clear.
 COARSE, FAST, CLEAR = 2, 6, 8
 LEAST_SCALE = 1 / 8  # of the largest conceivable: where too many die at this one, nothing fits
-FARTHEST = 64  # times the least conceivable: what fits at no scale needs that
+FAR_TOO_MUCH = 64  # times the least conceivable: what fits at no scale needs that
 
 
 def needed_bytes(
@@ -99,10 +99,10 @@ def needed_by_loops(replay: Replay, limit: int, replays: int) -> int:
     if not active:
         return replay.least
     if room <= 0:
-        return FARTHEST * replay.least
+        return FAR_TOO_MUCH * replay.least
     replays = max(FEW, min(replays, MOST_EVENTS // max(1, replay.events)))
-    scale = Scales(replay, limit).largest(replays)
-    return FARTHEST * replay.least if scale is None else replay.held + round(room / scale)
+    scale = Scales(replay, limit, replays).largest
+    return FAR_TOO_MUCH * replay.least if scale is None else replay.held + round(room / scale)
 
 
 class Scales:
@@ -111,53 +111,60 @@ class Scales:
     Args:
         replay: What is replayed. It allocates more than it finds.
         limit: More than what it finds.
+        replays: How many, `FEW` or more.
     """
 
-    def __init__(self, replay: Replay, limit: int) -> None:
+    def __init__(self, replay: Replay, limit: int, replays: int) -> None:
         self._replay, self._limit = replay, limit
+        self._few, self._others = range(FEW), range(FEW, replays)
         # More than so large it cannot be, and it is so much smaller at place 1, 2, ...
         self._most = (limit - replay.held) / (replay.least - replay.held)
         self._last = math.ceil(math.log(1 / LEAST_SCALE, SCALE))
-        self._dead: dict[tuple[int, int], int] = {}  # at a place, of so many replays
+        self._dead: dict[tuple[int, range], int] = {}  # at a place, in these orders
 
-    def largest(self, replays: int) -> float | None:
-        """The scale at which `MAY_DIE` of so many replays do, with fewer at every smaller one; the
+    @property
+    def largest(self) -> float | None:
+        """The scale at which `MAY_DIE` of the replays do, with fewer at every smaller one; the
         largest where so many do at none, None where more do at all."""
-        place = self._below(replays)
-        while (before := self._share(place, replays)) > MAY_DIE / 2:
+        place = self._below
+        while (before := self._share(place)) > MAY_DIE / 2:
             if place >= self._last:
                 return None
             place += COARSE
         while place > 0:
-            share = self._share(place - 1, replays)
+            share = self._share(place - 1)
             if share > MAY_DIE:
                 return self._at(place - (MAY_DIE - before) / (share - before))
             before, place = share, place - 1
         return self._at(place)
 
-    def _below(self, replays: int) -> int:
+    @property
+    def _below(self) -> int:
         """A place just below the lowest at which one of a few replays dies."""
-        few, lowest, place = min(FEW, replays), 0, 0
+        lowest, place = 0, 0
         while place <= min(lowest + CLEAR, self._last):
-            dead = self._deaths(place, few)
+            dead = self._deaths(place, self._few)
             if dead:
                 lowest = place
-            place += FAST if dead == few else COARSE
+            place += FAST if dead == FEW else COARSE
         return lowest + COARSE + 1
 
     def _at(self, place: float) -> float:
         return self._most / math.pow(SCALE, place)
 
-    def _share(self, place: int, replays: int) -> float:
+    def _share(self, place: int) -> float:
         """Of the replays at a place, and half as many on either side of it, how many die."""
-        beside = self._deaths(place - 1, replays) + self._deaths(place + 1, replays)
-        return (2 * self._deaths(place, replays) + beside) / (4 * replays)
+        weighed = sum(
+            self._deaths(max(0, each), orders)
+            for each in (place - 1, place, place, place + 1)
+            for orders in (self._few, self._others)
+        )
+        return weighed / (4 * (FEW + len(self._others)))
 
-    def _deaths(self, place: int, replays: int) -> int:
-        key = max(0, place), replays
+    def _deaths(self, place: int, orders: range) -> int:
+        key = place, orders
         if key not in self._dead:
-            scale = self._at(key[0])
-            self._dead[key] = self._replay.deaths(range(replays), self._limit, scale)
+            self._dead[key] = self._replay.deaths(orders, self._limit, self._at(place))
         return self._dead[key]
 
 

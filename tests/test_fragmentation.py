@@ -19,7 +19,7 @@ from autobatch.footprint import COARSEST, FINEST, MOST, Allocation, coarsened, r
 from autobatch.fragmentation import (
     BEYOND_WORST,
     DEVIATIONS,
-    FARTHEST,
+    FAR_TOO_MUCH,
     FEW,
     MAY_DIE,
     REPLAYS,
@@ -156,7 +156,7 @@ def test_at_a_scale_the_steps_are_so_much_larger_and_what_they_find_is_not(
 def test_what_is_held_and_does_not_fit_by_itself_is_told_as_far_too_much() -> None:
     step = [Allocation(MIB, k, 10 + k, in_loop=True) for k in range(4)]
     for there in (50 * MIB, 100 * MIB):
-        assert needed_bytes(step, residents=[100 * MIB], edge=there) >= FARTHEST * 100 * MIB
+        assert needed_bytes(step, residents=[100 * MIB], edge=there) >= FAR_TOO_MUCH * 100 * MIB
     held = [Allocation(64 * MIB, None, None, in_loop=True)]
     assert 64 * MIB <= needed_bytes(held, edge=1024 * MIB) < 65 * MIB
 
@@ -266,7 +266,7 @@ def test_loops_may_be_made_so_large_that_hardly_a_replay_dies(
     dies: Callable[[int, float], bool], largest: float
 ) -> None:
     """And no larger, where fewer die again at a size beyond."""
-    found = Scales(Loops(dies), 1000).largest(REPLAYS)
+    found = Scales(Loops(dies), 1000, REPLAYS).largest
     assert largest / SCALE**2 < found <= largest * SCALE**2
     need = needed_by_loops(Loops(dies), 1000, REPLAYS)
     assert need == 100 + round(900 / found)
@@ -288,7 +288,7 @@ def test_what_lives_briefly_in_a_loop_is_released_as_much_later_as_it_is_taken(
 
 
 def test_loops_that_fit_at_no_scale_need_far_too_much() -> None:
-    assert needed_by_loops(Loops(lambda _order, _scale: True), 1000, REPLAYS) == FARTHEST * 300
+    assert needed_by_loops(Loops(lambda _order, _scale: True), 1000, REPLAYS) == FAR_TOO_MUCH * 300
 
 
 @pytest.mark.parametrize(("events", "replays"), [(1000, 48), (10_000, 30), (200_000, FEW)])
