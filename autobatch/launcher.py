@@ -6,15 +6,13 @@ over a pipe that is drained whenever the parent waits; its last bytes are kept a
 
 from __future__ import annotations
 
-import contextlib
 import selectors
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from autobatch.interrupts import uninterrupted
 from autobatch.worker_process import Worker
 
 
@@ -54,7 +52,7 @@ class Launcher:
         # After an interrupt the user waits for us: no asking then. And who presses Ctrl-C twice
         # must not leave a worker behind.
         hurried = kind is not None and issubclass(kind, KeyboardInterrupt)
-        with _uninterrupted():
+        with uninterrupted():
             for worker in self._workers if hurried else ():
                 worker.kill()  # all of them at the same time
             for worker in tuple(self._workers):
@@ -62,7 +60,7 @@ class Launcher:
 
     def start(self, name: str, environment: Mapping[str, str], *, room: str = "worker") -> Worker:
         """Start a worker; `room` is the module of ours whose `main` it runs."""
-        with _uninterrupted():  # between the fork and the list it would be nobody's
+        with uninterrupted():  # between the fork and the list it would be nobody's
             worker = Worker(name, environment, self.held, room)
             self._workers.append(worker)
         return worker
@@ -106,7 +104,7 @@ class Launcher:
 
     def bury(self, worker: Worker, patience: float = 0.3) -> int:
         """End a worker and everything it started; returns its exit status."""
-        with _uninterrupted():  # half buried, it would be closed twice
+        with uninterrupted():  # half buried, it would be closed twice
             worker.end(patience)
             self._workers.remove(worker)
         return worker.process.returncode if worker.process.returncode is not None else 0
@@ -121,25 +119,3 @@ class Launcher:
         if data:
             self._on_output(worker.name, worker.decoder.decode(data))
         return bool(data)
-
-
-@contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C and its kin back until the block is through."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # their handlers never run in this thread
-        return
-    came: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
-    handlers = {}
-    for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        handler = signal.getsignal(sign)
-        if callable(handler):  # Python's own; the kernel's are left as they are
-            handlers[sign] = handler
-            signal.signal(sign, lambda *event, then=handler: came.append((then, event)))
-    try:
-        yield
-    finally:
-        for sign, handler in handlers.items():
-            signal.signal(sign, handler)
-        for then, event in came[:1]:
-            then(*event)

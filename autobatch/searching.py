@@ -23,6 +23,7 @@ from autobatch.errors import (
 )
 from autobatch.events import Observer, Prepared, TrialEnded, TrialStarted, ignore
 from autobatch.evidence import Plan
+from autobatch.interrupts import uninterrupted
 from autobatch.options import THROUGHPUT, ProbeOptions
 from autobatch.records import (
     Device,
@@ -267,7 +268,9 @@ class Searching:
         return trial
 
     def _on_trial(self, search: Search) -> None:
-        self._kept(search.trials[-1])
+        with uninterrupted():  # or what is kept would not be what an interrupted probe tells of
+            self._kept(search.trials[-1])
+            self.search = search
         self._tell(search)
 
     def _tell(self, search: Search) -> None:

@@ -19,6 +19,7 @@ PACKAGE = ROOT / "autobatch"
 ROOMS = [
     "errors",
     "import_hooks",
+    "interrupts",
     "units",
     "records",
     "length_buckets",

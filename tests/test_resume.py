@@ -148,6 +148,40 @@ def test_a_stopped_probe_goes_on_where_it_was(tmp_path, sign):
         assert of(again)[-1].proof
 
 
+INTERRUPTED_WHILE_KEEPING = """
+import json, os, signal, sys
+import autobatch
+from autobatch import journal, records
+
+add = journal.Journal.add
+
+def then_interrupted(self, trial):
+    add(self, trial)
+    if trial.batch_size == 4:
+        os.kill(os.getpid(), signal.SIGINT)
+
+journal.Journal.add = then_interrupted
+signal.signal(signal.SIGINT, signal.default_int_handler)
+limits = {"device": "cpu", "memory_limit": "128MiB", "maximum": 32}
+try:
+    autobatch.probe("tiny.py", journal=sys.argv[1], cache=False, **limits)
+except autobatch.ProbeInterrupted as interrupted:
+    print(json.dumps([trial.batch_size for trial in interrupted.trials]))
+"""
+
+
+def test_a_trial_that_was_kept_is_told_of(tmp_path):
+    """Ctrl-C in the very moment in which a trial is on disk, and not yet anywhere else."""
+    path = tmp_path / "journal"
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_WHILE_KEEPING, str(path)],
+        cwd=SAMPLES, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    kept = [trial.batch_size for trial in read(path)]
+    assert kept[-1:] == [4], done.stderr
+    assert json.loads(done.stdout) == kept
+
+
 def test_another_probe_says_what_differs_and_starts_anew(tmp_path):
     path = tmp_path / "journal"
     probe("tiny.py", "--max=4", f"--journal={path}", "--no-cache")
