@@ -289,11 +289,11 @@ class Search(Evidence):
         told = (bool(self._tellers) or traced) and bool(self.plan.precision)
         return told and self._missed(aim) < MISLED
 
-    def _somewhat_below(self, aim: float) -> float:
+    def _somewhat_below(self, aim: float) -> int:
         """What to try where the edge is foretold, as a proof begins with more, and one of several
-        lengths together does not; of few samples all of them, for there it cannot."""
-        less = self.plan.precision * aim
-        return aim - less if less >= 1 else aim
+        lengths together does not; but of the whole samples below the edge no more are left than the
+        precision allows, so that of few it is all of them."""
+        return math.floor(aim) - math.floor(self.plan.precision * aim)
 
     def _farthest_foretold(self, teller: Trial) -> float:
         """The largest size to try by this trial's word: less than what it foretells where a trial
