@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -22,7 +21,6 @@ from autobatch.crew import Crew
 from autobatch.endings import MEMORY
 from autobatch.errors import AutobatchError, NothingFitsError
 from autobatch.events import Observer, Prepared, TrialEnded, TrialStarted, ignore
-from autobatch.evidence import Plan
 from autobatch.in_workers import InWorkers
 from autobatch.length_buckets import Lengths
 from autobatch.options import ProbeOptions
@@ -30,8 +28,6 @@ from autobatch.records import Outcome, Proof, ProofKind, Trial
 from autobatch.searching import told_what_was_tried, version
 from autobatch.units import format_bytes
 
-# Of a probe's precision: every bucket would take more trials for a finer one.
-COARSER = 1.5
 LENGTHS_TO_TRY = 5  # where even one sample of the longest does not fit
 NEAR_ENOUGH = 0.95  # of a length that does not
 
@@ -181,15 +177,12 @@ class _BucketProbe(InWorkers[BucketResult]):
         for each in inside:
             counted = None if each is None or not each.complete else each.samples
             known = msgspec.structs.replace(prepared, samples=counted or None)
-            searches.append(Search(self._coarser(self._plan(known))))
+            searches.append(Search(self._plan(known)))
             self._limits.append(self._bounds(known))
         search = BucketSearch(self._longest, tuple(searches), self._wanted.tokens_per_batch)
         search, sizes = self._find_all(search, crew)
         self._check_at_the_end(crew)
         return self._answer(search, sizes, boundaries, inside, prepared, crew)
-
-    def _coarser(self, plan: Plan) -> Plan:
-        return replace(plan, precision=max(plan.precision, min(COARSER * plan.precision, 0.5)))
 
     # -- trials ------------------------------------------------------------------------------
 
