@@ -20,7 +20,7 @@ from autobatch.conversation import OutOfTime
 from autobatch.crew import Crew
 from autobatch.endings import MEMORY
 from autobatch.errors import AutobatchError, NothingFitsError
-from autobatch.events import Observer, Prepared, TrialEnded, TrialStarted, ignore
+from autobatch.events import Observer, Prepared, TrialStarted, ignore
 from autobatch.in_workers import InWorkers
 from autobatch.length_buckets import Lengths
 from autobatch.options import ProbeOptions
@@ -239,10 +239,8 @@ class _BucketProbe(InWorkers[BucketResult]):
         return trials
 
     def _on_bucket_trial(self, state: BucketSearch, bucket: int) -> None:
-        self._state = state
-        search = state.searches[bucket]
-        trial = search.trials[-1]
-        self._observe(TrialEnded(trial, search.fits, search.fails, search.estimate))
+        self._state, self.search = state, state.searches[bucket]
+        self._tell()
 
     # -- after -------------------------------------------------------------------------------
 

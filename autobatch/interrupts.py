@@ -8,17 +8,18 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold SIGINT, SIGTERM and SIGHUP back until the block is through; then the first that came
-    is handled."""
+    """Hold `SIGNALS` back until the block is through; then the first that came is handled."""
     if threading.current_thread() is not threading.main_thread():
         yield  # their handlers never run in this thread
         return
     came: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
     handlers = {}
-    for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for sign in SIGNALS:
         handler = signal.getsignal(sign)
         if callable(handler):  # Python's own; the kernel's are left as they are
             handlers[sign] = handler

@@ -177,7 +177,8 @@ class _Probe(InWorkers[ProbeResult]):
         self._earlier = len(trials)
         crew.remember(trials)
         for trial in trials:
-            self._tell(self.search.add(trial))
+            self.search = self.search.add(trial)
+            self._tell()
 
     def _kept(self, trial: Trial) -> None:
         self.keeper.add(trial)

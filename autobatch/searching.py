@@ -271,10 +271,10 @@ class Searching:
         with uninterrupted():  # or what is kept would not be what an interrupted probe tells of
             self._kept(search.trials[-1])
             self.search = search
-        self._tell(search)
+        self._tell()
 
-    def _tell(self, search: Search) -> None:
-        self.search = search
+    def _tell(self) -> None:
+        search = self.search
         self._observe(TrialEnded(search.trials[-1], search.fits, search.fails, search.estimate))
 
     def _enough(self) -> bool:

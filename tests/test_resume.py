@@ -151,7 +151,7 @@ def test_a_stopped_probe_goes_on_where_it_was(tmp_path, sign):
 INTERRUPTED_WHILE_KEEPING = """
 import json, os, signal, sys
 import autobatch
-from autobatch import journal, records
+from autobatch import journal
 
 add = journal.Journal.add
 

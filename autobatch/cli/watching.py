@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING
 
 from autobatch.cli.output import look
+from autobatch.interrupts import SIGNALS
 
 if TYPE_CHECKING:
     from autobatch.events import Event, Observer
@@ -88,9 +89,8 @@ def ended_by_signals() -> Iterator[None]:
         heard_one = True
         raise _Ended
 
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     # What is ignored stays so: nohup asks for that.
-    heard = [sign for sign in signals if signal.getsignal(sign) is not signal.SIG_IGN]
+    heard = [sign for sign in SIGNALS if signal.getsignal(sign) is not signal.SIG_IGN]
     before = {sign: signal.signal(sign, interrupt) for sign in heard}
     try:
         yield
