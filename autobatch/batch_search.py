@@ -291,9 +291,8 @@ class Search(Evidence):
 
     def _somewhat_below(self, aim: float) -> int:
         """What to try where the edge is foretold, as a proof begins with more, and one of several
-        lengths together does not: half of what the precision allows to be left of the whole samples
-        below the edge, so that of few it is all of them."""
-        return math.floor(aim) - round(self.plan.precision / 2 * aim)
+        lengths together does not: half of what the precision allows to be left below it."""
+        return math.floor(aim * (1 - self.plan.precision / 2))
 
     def _farthest_foretold(self, teller: Trial) -> float:
         """The largest size to try by this trial's word: less than what it foretells where a trial

@@ -196,8 +196,8 @@ class Evidence:
     def _aim(self) -> float | None:
         """Where the target is met, by what is foretold or else by the memory model: no whole
         number, allowed or not."""
-        if self._teller is not None:
-            return float(self._teller.foretold or 0)
+        if self._teller is not None:  # it has told a whole number: the edge lies above that
+            return (self._teller.foretold or 0) + 0.5
         if self.model is None:
             return None
         seen = self.model.largest_within(self.target_bytes)
