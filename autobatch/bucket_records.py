@@ -49,11 +49,12 @@ class Padding(msgspec.Struct, frozen=True, kw_only=True):
     less in proportion to the length that batches have on average.
 
     Attributes:
-        static_batch_size: The one size: that of the longest sequences.
+        static_batch_size: The one size: that of the longest sequences; where the data has fewer of
+            them than would fit, what the memory model expects, which was not proven.
         static_padded: Share of the tokens in its batches that are padding.
         padded: The same of the buckets'.
         static_tokens_per_second, tokens_per_second: Tokens of the data, without padding; None
-            where no step was timed.
+            where no such step was timed.
     """
 
     static_batch_size: int

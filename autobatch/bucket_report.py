@@ -10,10 +10,10 @@ from typing import Any
 
 from autobatch import length_buckets, verdict
 from autobatch.bucket_records import Bucket, Padding
-from autobatch.bucket_search import BucketSearch, most_tokens
+from autobatch.bucket_search import BucketSearch
 from autobatch.learning_rate import scale_factor
 from autobatch.length_buckets import Lengths
-from autobatch.records import LearningRate, Outcome, Trial
+from autobatch.records import LearningRate, LimitedBy, LimitKind, Outcome, Trial
 from autobatch.searching import rate_fields
 
 
@@ -47,6 +47,28 @@ class BucketFindings:
         return [size * self.replicas for size in self.sizes]
 
     @property
+    def tokens(self) -> list[int]:
+        """Tokens in a batch of each bucket's longest sequences, of one replica."""
+        return [a * b for a, b in zip(self.sizes, self.state.lengths, strict=True)]
+
+    @property
+    def had_too_few(self) -> bool:
+        """Whether only the data set keeps the size of the longest sequences from being larger."""
+        limit = verdict.limited_by(self.state.searches[-1], self.sizes[-1], self.bounds[-1])
+        return limit.kind is LimitKind.DATASET
+
+    @property
+    def static_size(self) -> int:
+        """Samples in a step of all replicas with one size for all lengths: the longest sequences';
+        where the data had too few of these to prove more, what the memory model expects."""
+        size, model, search = self.sizes[-1], self.state.model, self.state.searches[-1]
+        if self.had_too_few and model is not None:
+            expected = model.largest_within(search.target_bytes, self.state.lengths[-1])
+            samples = sum(each.samples for each in self.lengths if each is not None)
+            size = max(size, min(int(expected), samples // self.replicas))
+        return size * self.replicas
+
+    @property
     def steps(self) -> list[float]:
         """How often each bucket's batch occurs in a pass over the data; alike where unknown."""
         known = [each.samples for each in self.lengths if each is not None]
@@ -62,9 +84,7 @@ class BucketFindings:
         return total / sum(steps)
 
 
-def bucket_fields(
-    findings: BucketFindings, rates: tuple[LearningRate, ...], *, by_tokens: bool
-) -> dict[str, Any]:
+def bucket_fields(findings: BucketFindings, rates: tuple[LearningRate, ...]) -> dict[str, Any]:
     """What a `BucketResult` says of its buckets, its rates and its padding."""
     known = [each for each in findings.lengths if each is not None and each.complete]
     steps = [
@@ -73,9 +93,7 @@ def bucket_fields(
     ]
     return {
         "buckets": _buckets(findings, rates),
-        "tokens_per_batch": most_tokens(findings.sizes, findings.state.lengths)
-        if by_tokens
-        else None,
+        "tokens_per_batch": max(findings.tokens) if findings.state.by_tokens else None,
         "mean_batch_size": round(findings.mean_batch_size, 2),
         "steps_per_epoch": sum(steps) if len(known) == len(findings.sizes) else None,
         **rate_fields(rates),
@@ -97,7 +115,7 @@ def _buckets(findings: BucketFindings, rates: tuple[LearningRate, ...]) -> tuple
                 batch_size=size,
                 samples=None if inside is None else inside.samples,
                 learning_rate_factor=_factor(findings, size, rates),
-                limited_by=verdict.limited_by(search, size, findings.bounds[place]),
+                limited_by=_limited_by(findings, place),
                 peak_bytes=max((t.peak_bytes for t in measured if t.peak_bytes), default=None),
                 needed_bytes=max(
                     (t.needed_bytes for t in measured if t.needed_bytes), default=None
@@ -106,6 +124,19 @@ def _buckets(findings: BucketFindings, rates: tuple[LearningRate, ...]) -> tuple
             )
         )
     return tuple(made)
+
+
+def _limited_by(findings: BucketFindings, place: int) -> LimitedBy:
+    search, size = findings.state.searches[place], findings.sizes[place]
+    if findings.state.by_tokens and size != search.plan.space.last:
+        most = max(findings.tokens)
+        if findings.tokens[place] < most:
+            shortest, longest = findings.ranges[findings.tokens.index(most)]
+            return LimitedBy(
+                LimitKind.TOKENS,
+                f"batches have {most} tokens at most, by the bucket of {shortest} to {longest}",
+            )
+    return verdict.limited_by(search, size, findings.bounds[place])
 
 
 def _factor(findings: BucketFindings, size: int, rates: tuple[LearningRate, ...]) -> float | None:
@@ -130,8 +161,9 @@ def _padding(findings: BucketFindings) -> Padding | None:
         return None
     every = Lengths(counts=tuple(pair for each in inside for pair in each.counts))
     seconds = [bucket.step_seconds for bucket in _buckets(findings, ())]
-    static = findings.whole_sizes[-1]
-    one = _pass_over(every, static, findings.state.lengths[-1], seconds[-1])
+    static = findings.static_size
+    timed = None if findings.had_too_few else seconds[-1]  # steps of a few samples tell nothing
+    one = _pass_over(every, static, findings.state.lengths[-1], timed)
     several = [
         _pass_over(each, size, longest, each_seconds)
         for each, size, longest, each_seconds in zip(

@@ -127,11 +127,25 @@ class BucketSearch:
                 sizes[bucket] = max(action.batch_size, search.seen_from_near or 0)
         wanted = tuple(sizes[bucket] for bucket in range(len(self.lengths)))
         if self.by_tokens:
-            wanted = self._of_tokens(most_tokens(wanted, self.lengths))
+            wanted = self._of_tokens(self.most_tokens(wanted))
         if self.proven == wanted or (hurried and self.proven is not None):
             assert self.proven is not None
             return Found(self.proven)
         return ProveTogether(wanted)
+
+    def most_tokens(self, batch_sizes: tuple[int, ...]) -> int:
+        """The largest number of tokens a batch that leads to none above these sizes.
+
+        Buckets that have all that they may (of a data set's few long samples, say) do not count,
+        for they get no more however many tokens there are; but where all have.
+        """
+        tokens = [b * length for b, length in zip(batch_sizes, self.lengths, strict=True)]
+        free = [
+            each
+            for each, size, search in zip(tokens, batch_sizes, self.searches, strict=True)
+            if size != search.plan.space.last
+        ]
+        return min(free) if free else max(tokens)
 
     def _of_tokens(self, tokens: int) -> tuple[int, ...]:
         """The allowed sizes that as many tokens make."""
@@ -140,11 +154,6 @@ class BucketSearch:
             space.at_most(tokens // length) or space.first
             for space, length in zip(spaces, self.lengths, strict=True)
         )
-
-
-def most_tokens(batch_sizes: tuple[int, ...], lengths: tuple[int, ...]) -> int:
-    """The largest number of tokens a batch that leads to none above these sizes."""
-    return min(b * length for b, length in zip(batch_sizes, lengths, strict=True))
 
 
 def run(

@@ -38,6 +38,7 @@ class LimitKind(str, Enum):
     TIMEOUT = "timeout"
     MODEL_ERROR = "model_error"
     THROUGHPUT = "throughput"  # larger sizes fit, and train fewer samples a second
+    TOKENS = "tokens"  # a bucket's follows from the tokens a batch, which another bucket limits
 
     __str__ = str.__str__
 

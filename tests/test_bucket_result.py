@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -19,7 +20,7 @@ from autobatch.evidence import Plan
 from autobatch.learning_rate import scale_learning_rate
 from autobatch.length_buckets import Lengths
 from autobatch.protocol import Prepared, TrialDone
-from autobatch.records import Device, OptimizerInfo, Outcome, Proof, ProofKind, Trial
+from autobatch.records import Device, LimitKind, OptimizerInfo, Outcome, Proof, ProofKind, Trial
 from autobatch.report import answers
 from autobatch.sizes import SizeSpace
 from autobatch.units import MIB
@@ -73,7 +74,7 @@ def result(**fields: Any) -> BucketResult:
         boundaries=BOUNDARIES,
         max_length=400,
         on_too_long="drop",
-        **bucket_fields(found, (rate,), by_tokens=False),
+        **bucket_fields(found, (rate,)),
         device=Device(name="CPU", kind="cpu", limit_bytes=4000 * MIB, budget_bytes=1000 * MIB),
         headroom_bytes=25 * MIB,
         proof=Proof(kind=ProofKind.FRESH_PROCESS, steps=14, validation_steps=3),
@@ -89,9 +90,9 @@ def test_the_mean_is_weighted_by_how_often_each_bucket_occurs() -> None:
     # 800 samples in batches of 400, 150 of 200, 50 of 100: 2 + 0.75 + 0.5 steps
     assert findings().mean_batch_size == pytest.approx(1000 / 3.25)
     assert findings(known=False).mean_batch_size == pytest.approx(700 / 3)
-    fields = bucket_fields(findings(), (), by_tokens=False)
+    fields = bucket_fields(findings(), ())
     assert fields["steps_per_epoch"] == 2 + 1 + 1
-    assert bucket_fields(findings(known=False), (), by_tokens=False)["steps_per_epoch"] is None
+    assert bucket_fields(findings(known=False), ())["steps_per_epoch"] is None
 
 
 def test_each_bucket_has_its_factor_by_the_rule_of_the_rate() -> None:
@@ -118,7 +119,47 @@ def test_padding_and_speed_are_those_of_one_pass() -> None:
     assert padding.tokens_per_second == pytest.approx(tokens / seconds, rel=0.001)
     one = 10 * 2.0 * 390 / 400
     assert padding.static_tokens_per_second == pytest.approx(tokens / one, rel=0.01)
-    assert bucket_fields(findings(known=False), (), by_tokens=False)["padding"] is None
+    assert bucket_fields(findings(known=False), ())["padding"] is None
+
+
+def few_of_the_longest() -> BucketFindings:
+    """One bucket, of which the data has three samples, each of 2 MiB."""
+    longest = (trial(2, 400), trial(3, 400), trial(3, 400, proof=True))
+    small = [
+        msgspec.structs.replace(each, peak_bytes=(50 + 2 * each.batch_size) * MIB)
+        for each in longest
+    ]
+    plan = Plan(SizeSpace(maximum=3), budget_bytes=1000 * MIB, limit_bytes=4000 * MIB)
+    searches = (Search(plan, tuple(small)),)
+    return replace(
+        findings(),
+        state=BucketSearch(ENDS[-1:], searches),
+        sizes=(3,),
+        bounds=(Bounds(1000 * MIB, samples=3),),
+        lengths=(Lengths(counts=((390, 3),)),),
+    )
+
+
+def test_a_static_size_is_no_less_for_there_being_few_long_samples() -> None:
+    found = few_of_the_longest()
+    crowd = replace(found, lengths=(Lengths(counts=((50, 997), (390, 3))),))
+    fields = bucket_fields(crowd, ())
+    expected = (1000 * (1 - 0.025) - 50) / 2  # at most, by the trials' peaks
+    assert 0.9 * expected < fields["padding"].static_batch_size <= expected + 1
+    assert fields["padding"].static_tokens_per_second is None  # three samples tell no speed
+    assert bucket_fields(found, ())["padding"].static_batch_size == 3  # there are no more
+
+
+def test_what_follows_from_tokens_is_limited_by_them() -> None:
+    known = findings()
+    by_tokens = replace(known.state, by_tokens=True)
+    found = replace(known, state=by_tokens, sizes=(50, 200, 90))
+    fields = bucket_fields(found, ())
+    assert fields["tokens_per_batch"] == 200 * 199
+    first, most, last = (bucket.limited_by for bucket in fields["buckets"])
+    assert first.kind is last.kind is LimitKind.TOKENS
+    assert first.evidence == "batches have 39800 tokens at most, by the bucket of 100 to 199"
+    assert most.kind is LimitKind.MAXIMUM
 
 
 def test_several_replicas_are_counted_together() -> None:

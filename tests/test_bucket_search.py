@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given
@@ -207,12 +207,31 @@ def test_tokens_a_batch_are_the_largest_number_that_all_buckets_can_have() -> No
     device = Device(attention)
     _, end = search(device, by_tokens=True)
     assert isinstance(end, Found)
-    _, free = search(Device(attention))
+    state, free = search(Device(attention))
     assert isinstance(free, Found)
-    tokens = bucket_search.most_tokens(free.batch_sizes, LENGTHS)
+    tokens = state.most_tokens(free.batch_sizes)
+    assert tokens == min(a * b for a, b in zip(free.batch_sizes, LENGTHS, strict=True))
     assert end.batch_sizes == tuple(tokens // length for length in LENGTHS)
     assert device.proofs == [end.batch_sizes]  # those themselves, for a zone is not monotonic
     assert end.batch_sizes[-1] == free.batch_sizes[-1]
+
+
+def test_a_bucket_with_few_samples_does_not_keep_the_tokens_of_others_down() -> None:
+    device = Device(recurrent)
+    plan = Plan(SizeSpace(), budget_bytes=BUDGET, limit_bytes=4 * BUDGET)
+    few = replace(plan, space=SizeSpace(maximum=3))
+    searches = (*(Search(plan) for _ in LENGTHS[1:]), Search(few))
+    state = BucketSearch(LENGTHS, searches, by_tokens=True)
+    _, end = bucket_search.run(state, device.measure, device.prove)
+    assert isinstance(end, Found)
+    assert end.batch_sizes[-1] == 3
+    tokens = max(a * b for a, b in zip(end.batch_sizes, LENGTHS, strict=True))
+    assert end.batch_sizes[:-1] == tuple(tokens // length for length in LENGTHS[:-1])
+    assert tokens >= 0.95 * (BUDGET - RESIDENT) / 3800 * (1 - 0.025)
+    all_few = BucketSearch(LENGTHS, (Search(few),) * len(LENGTHS), by_tokens=True)
+    _, end = bucket_search.run(all_few, device.measure, device.prove)
+    assert isinstance(end, Found)
+    assert end.batch_sizes == (3,) * len(LENGTHS)
 
 
 def test_a_longest_sequence_that_does_not_fit_at_all_stops_the_search_at_once() -> None:

@@ -30,6 +30,7 @@ LIMITS = {
     LimitKind.TIMEOUT: "the time limit at larger sizes",
     LimitKind.MODEL_ERROR: "an error of the model's own at larger sizes",
     LimitKind.THROUGHPUT: "the speed that was asked for",
+    LimitKind.TOKENS: "the tokens a batch, as another bucket limits them",
 }
 _PROOFS = {
     ProofKind.FRESH_PROCESS: "in a fresh process",
