@@ -323,6 +323,7 @@ class _BucketProbe(InWorkers[BucketResult]):
             boundaries=boundaries,
             max_length=state.lengths[-1],
             on_too_long=self._wanted.on_too_long,
+            sequence_axes=prepared.sequence_axes,
             **bucket_fields(findings, rates),
             device=self._described,
             headroom_bytes=max(search.headroom_bytes for search in state.searches),

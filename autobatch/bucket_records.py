@@ -72,6 +72,8 @@ class BucketResult(msgspec.Struct, frozen=True, kw_only=True):
             `tf.data.Dataset.bucket_by_sequence_length` takes them.
         max_length: The greatest length that the last bucket was proven for.
         on_too_long: What is to become of longer samples: `error`, `truncate` or `drop`.
+        sequence_axes: The axis of the sequence in each array of a sample, as `tf.nest.flatten` puts
+            them, the batch not counted; None in one that has no sequence.
         buckets: One more than there are boundaries, short to long.
         tokens_per_batch: The tokens that every bucket's size follows from, where that was asked.
         mean_batch_size: Samples in a step of the optimizer on average, of all replicas, each
@@ -95,6 +97,7 @@ class BucketResult(msgspec.Struct, frozen=True, kw_only=True):
     boundaries: tuple[int, ...]
     max_length: int
     on_too_long: str
+    sequence_axes: tuple[int | None, ...] = ()
     buckets: tuple[Bucket, ...]
     tokens_per_batch: int | None = None
     mean_batch_size: float

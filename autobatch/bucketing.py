@@ -28,11 +28,13 @@ def bucket_by_sequence_length(
     Args:
         dataset: A `tf.data.Dataset` of samples, not padded.
         result: What `autobatch.probe_buckets` found.
-        element_length_func: The length of a sample, given as TensorFlow gives it. Defaults to the
-            longest open dimension of the sample's inputs.
+        element_length_func: The length of a sample, given as TensorFlow gives it. Defaults to
+            that of the longest sequence among its inputs and targets: the dimensions that the
+            probe found (`result.sequence_axes`) where a sample has as many arrays as the probe's
+            had, else those that are open.
         on_too_long: What becomes of samples longer than `result.max_length`: `"error"` raises
-            `tf.errors.InvalidArgumentError` when one is read, `"truncate"` cuts them, `"drop"`
-            leaves them out. Defaults to the result's.
+            `tf.errors.InvalidArgumentError` when one is read, `"truncate"` cuts its sequences,
+            `"drop"` leaves them out. Defaults to the result's.
         padded_shapes, padding_values, no_padding, drop_remainder: As TensorFlow takes them.
         pad_to_bucket_boundary: Pad to the bucket's longest length rather than to the batch's; the
             last bucket's to `result.max_length`.
@@ -41,7 +43,8 @@ def bucket_by_sequence_length(
         A dataset of batches, for `fit`.
 
     Raises:
-        UsageError: An argument makes no sense, or nothing says what the length is.
+        UsageError: An argument makes no sense, the dataset has been batched, or nothing says what
+            the length is.
 
     Example:
         result = autobatch.probe_buckets("model.py", [100, 200, 300, 400])
@@ -56,6 +59,7 @@ def bucket_by_sequence_length(
         batch_sizes=result.batch_sizes,
         max_length=result.max_length,
         on_too_long=on_too_long or result.on_too_long,
+        axes=result.sequence_axes,
         padded_shapes=padded_shapes,
         padding_values=padding_values,
         pad_to_bucket_boundary=pad_to_bucket_boundary,

@@ -269,6 +269,7 @@ class AutoBatch(keras.callbacks.Callback):  # type: ignore[misc]
         if isinstance(self.result, BucketResult):
             self._buckets.boundaries = self.result.boundaries
             self._buckets.max_length = self.result.max_length
+            self._buckets.axes = self.result.sequence_axes
             self._size.buckets = self.result.batch_sizes
             self._size.value = _samples_a_step(self.result)
         else:

@@ -208,6 +208,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         bus_ids: PCI bus ids of the GPUs in use, as far as TensorFlow tells them.
         lengths: Of the data's sequences; None where it was made up, or they were not asked for.
         max_length: The greatest length that trials can have; None where lengths are not told apart.
+        sequence_axes: The axis of the sequence in each array of a sample, as in a `BucketResult`.
         bucket_boundaries, bucket_batch_sizes: The script's own, where it buckets its data by
             length.
         coarse: Memory is sampled by NVML, as the allocator keeps no statistics.
@@ -233,6 +234,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     bus_ids: tuple[str, ...] = ()
     lengths: Lengths | None = None
     max_length: int | None = None
+    sequence_axes: tuple[int | None, ...] = ()
     bucket_boundaries: tuple[int, ...] = ()
     bucket_batch_sizes: tuple[int, ...] = ()
     coarse: bool = False

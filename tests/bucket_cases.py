@@ -11,6 +11,7 @@ from pathlib import Path
 os.environ.update(CUDA_VISIBLE_DEVICES="-1", TF_CPP_MIN_LOG_LEVEL="3", TF_ENABLE_ONEDNN_OPTS="0")
 
 import keras
+import msgspec
 import numpy as np
 import tensorflow as tf
 
@@ -119,6 +120,65 @@ def too_long_is_an_error():
 def too_long_is_truncated():
     made = autobatch.bucket_by_sequence_length(tokens([3, 13, 40]), FOUND, on_too_long="truncate")
     return [shapes(made), labels(made)]
+
+
+@case
+def too_long_by_a_function_of_the_user_is_truncated():
+    made = autobatch.bucket_by_sequence_length(
+        tokens([3, 13, 40]), FOUND, lambda x, y: y, on_too_long="truncate"
+    )
+    return shapes(made)
+
+
+@case
+def a_target_that_is_longer_than_its_input():
+    longer = tf.data.Dataset.from_generator(
+        lambda: iter([(np.ones(3), np.ones(5)), (np.ones(3), np.ones(40))]),
+        output_signature=(tf.TensorSpec([None]), tf.TensorSpec([None])),
+    )
+    kept = autobatch.bucket_by_sequence_length(longer, FOUND, on_too_long="drop")
+    cut = autobatch.bucket_by_sequence_length(longer, FOUND, on_too_long="truncate")
+    return [[[list(x.shape), list(y.shape)] for x, y in made] for made in (kept, cut)]
+
+
+@case
+def two_open_dimensions_of_which_the_probe_found_one():
+    frames = tf.data.Dataset.from_generator(
+        lambda: iter([(np.ones((30, 3)), 1), (np.ones((30, 14)), 1)]),
+        output_signature=(tf.TensorSpec([None, None]), tf.TensorSpec([], tf.int32)),
+    )
+    result = msgspec.structs.replace(FOUND, sequence_axes=(1, None))
+    cut = autobatch.bucket_by_sequence_length(frames, result, on_too_long="truncate")
+    kept = autobatch.bucket_by_sequence_length(frames, result, on_too_long="drop")
+    return [shapes(cut), shapes(kept)]
+
+
+@case
+def a_tuple_of_one():
+    made = autobatch.bucket_by_sequence_length(
+        tokens([3, 2]).map(lambda x, y: (x,)),
+        FOUND,
+        padded_shapes=([None],),
+        padding_values=(tf.constant(7),),
+    )
+    return [[len(batch), batch[0].numpy().tolist()] for batch in made]
+
+
+@case
+def samples_out_of_batches():
+    batches = tokens([3, 2]).padded_batch(2)
+    return shapes(autobatch.bucket_by_sequence_length(batches.unbatch(), FOUND))
+
+
+@case
+def batches_for_samples():
+    return autobatch.bucket_by_sequence_length(tokens().padded_batch(2).prefetch(1), FOUND)
+
+
+@case
+def buckets_for_samples():
+    made = autobatch.bucket_by_sequence_length(tokens(), FOUND)
+    return autobatch.bucket_by_sequence_length(made, FOUND)
 
 
 @case

@@ -21,6 +21,14 @@ VALUES = {
     "padded_to_the_boundary": [[4, 4], [2, 9], [2, 12], [2, 4]],
     "padding_values": [[[1, -1, -1], [1, 1, 1]]],
     "too_long_is_truncated": [[[2, 12], [1, 3]], [3, 13, 40]],
+    "too_long_by_a_function_of_the_user_is_truncated": [[2, 12], [1, 3]],
+    "a_target_that_is_longer_than_its_input": [
+        [[[1, 3], [1, 5]]],
+        [[[1, 3], [1, 5]], [[1, 3], [1, 12]]],
+    ],
+    "two_open_dimensions_of_which_the_probe_found_one": [[[1, 30, 3], [1, 30, 12]], [[1, 30, 3]]],
+    "a_tuple_of_one": [[1, [[1, 1, 1], [1, 1, 7]]]],
+    "samples_out_of_batches": [[2, 3]],
     "too_long_is_dropped": [[[1, 3], [1, 12]], [3, 12]],
     "no_open_dimension_but_a_function": [[2, 7], [2, 7]],
     "nested_elements": [
@@ -51,6 +59,8 @@ VALUES = {
 ERRORS = {
     "too_long_is_an_error": ("InvalidArgumentError", "A sample is longer than 12"),
     "an_unknown_word": ("UsageError", "error, truncate, drop; received 'cut'"),
+    "batches_for_samples": ("UsageError", "this dataset has been batched"),
+    "buckets_for_samples": ("UsageError", "this dataset has been batched"),
     "no_dataset": ("UsageError", "a tf.data.Dataset of samples; received list"),
     "no_open_dimension": ("UsageError", "Give element_length_func"),
     "axis_of_two_that_vary": ("UsageError", "--sequence-input x:1"),

@@ -28,6 +28,19 @@ def chain(dataset: Any) -> Iterator[Any]:
         dataset = getattr(dataset, "_input_dataset", None)
 
 
+def gives_batches(dataset: Any) -> bool:
+    """Whether the elements have been batched, and not been taken apart again."""
+    for each in chain(dataset):
+        kind = type(each).__name__
+        if kind == "_UnbatchDataset":
+            return False
+        if kind == "_GroupByWindowDataset" or hasattr(each, "_batch_size"):
+            return True
+        if hasattr(each, "_batch_sizes"):
+            return True
+    return False
+
+
 def cardinality(dataset: Any) -> int | None:
     """Elements in one pass; of a dataset that repeats without end, in one round of it."""
     for each in chain(dataset):

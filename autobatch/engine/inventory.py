@@ -69,6 +69,7 @@ def prepared(
         bus_ids=memory.bus_ids,
         lengths=None if training.rows is None else training.rows.lengths,
         max_length=None if training.rows is None else training.rows.max_length,
+        sequence_axes=() if training.rows is None else training.rows.axes,
         bucket_boundaries=() if own is None else own.boundaries,
         bucket_batch_sizes=() if own is None else own.batch_sizes,
         coarse=memory.coarse,

@@ -51,11 +51,13 @@ class LateBuckets:
         boundaries: The first length of each bucket but the first; empty until they are chosen.
         max_length: The greatest length; None until it is known.
         on_too_long: What becomes of longer samples.
+        axes: Of the sequence, in each array of a sample; empty until they are known.
     """
 
     boundaries: tuple[int, ...] = ()
     max_length: int | None = None
     on_too_long: str = "error"
+    axes: tuple[int | None, ...] = ()
 
 
 class LateBatches(tf.data.Dataset):  # type: ignore[misc]

@@ -75,22 +75,19 @@ def late_buckets(dataset: Any, size: LateSize, wanted: LateBuckets, *, sample: A
             "With bucket_boundaries finder.batch takes a tf.data.Dataset of samples, one an "
             f"element and not padded; received {type(dataset).__name__}."
         )
-    if any(hasattr(each, "_batch_size") for each in dataset_chain.chain(dataset)):
-        raise UsageError(
-            "With bucket_boundaries finder.batch takes samples, one an element and not padded; "
-            "this dataset has been batched. Leave batch() and padded_batch() out."
-        )
+    bucketed.require_samples(dataset)
     length_of = bucketed.longest_open(dataset.element_spec)
 
     def make(_: Any) -> Any:
         count = len(wanted.boundaries or (1,)) + 1
         return bucketed.in_buckets(
             dataset,
-            length_of,
+            None if wanted.axes else length_of,
             boundaries=wanted.boundaries or (2,),
             batch_sizes=size.buckets or (1,) * count,
             max_length=wanted.max_length or np.iinfo(np.int32).max - 1,
             on_too_long=wanted.on_too_long,
+            axes=wanted.axes,
         )
 
     @functools.cache
@@ -128,11 +125,10 @@ def late_buckets(dataset: Any, size: LateSize, wanted: LateBuckets, *, sample: A
 
 def _looks_batched(dataset: Any) -> bool:
     """Whether the elements are batches, as far as the dataset itself tells."""
-    for each in dataset_chain.chain(dataset):
-        if type(each).__name__ == "_UnbatchDataset":
-            return False
-        if hasattr(each, "_batch_size") or hasattr(each, "_batch_sizes"):
-            return True
+    if dataset_chain.gives_batches(dataset):
+        return True
+    if any(type(each).__name__ == "_UnbatchDataset" for each in dataset_chain.chain(dataset)):
+        return False
     shapes = [s.shape for s in tf.nest.flatten(dataset.element_spec) if hasattr(s, "shape")]
     return bool(shapes) and all(shape.rank and shape[0] is None for shape in shapes)
 

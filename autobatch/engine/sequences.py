@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from autobatch.engine import dataset_chain, own_buckets, sequence_axes
+from autobatch.engine import bucketed, dataset_chain, own_buckets, sequence_axes
 from autobatch.engine.batches import ArrayBatches, DatasetBatches
 from autobatch.errors import ModelError, UsageError
 from autobatch.length_buckets import Lengths
@@ -129,11 +129,11 @@ def read(training: Any, request: SequenceRequest) -> SequenceRows:
     def length_of(*sample: Any) -> Any:
         if own is not None:
             return tf.cast(own.length_of(*sample), tf.int64)
-        return _length_of(tf.nest.flatten(sample), axes)
+        return tf.cast(bucketed.longest_of(axes)(*sample), tf.int64)
 
-    lengths = training.lengths
+    lengths, here = training.lengths, None  # of all samples, and of those at hand
     if lengths is None and not training.made_up:
-        lengths = scan(elements, length_of)
+        lengths = here = scan(elements, length_of)
     longest = lengths.longest if lengths is not None else 0
     if lengths is not None and not lengths.samples:
         raise ModelError("The training data gives no sample at all.")
@@ -144,7 +144,7 @@ def read(training: Any, request: SequenceRequest) -> SequenceRows:
             "--max-length (max_length), or write a build_dataset() next to the model."
         )
     return SequenceRows(
-        rows=_rows(elements, axes, length_of, max_length, lengths),
+        rows=_rows(elements, axes, length_of, max_length, here),
         axes=axes,
         max_length=max_length,
         lengths=lengths,
@@ -172,16 +172,6 @@ def unbatched(dataset: Any) -> Any:
     while type(inner).__name__ in _UNCHANGING:
         inner = inner._input_dataset
     return inner._input_dataset if type(inner).__name__ in _BATCHING else dataset.unbatch()
-
-
-def _length_of(leaves: Any, axes: tuple[int | None, ...]) -> Any:
-    """The length of a sample: of its longest sequence, where it has several."""
-    sizes = [
-        tf.shape(leaf, tf.int64)[axis]
-        for leaf, axis in zip(leaves, axes, strict=True)
-        if axis is not None
-    ]
-    return tf.reduce_max(tf.stack(sizes))
 
 
 def scan(elements: Any, length_of: Callable[..., Any]) -> Lengths:
