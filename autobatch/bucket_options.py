@@ -40,14 +40,23 @@ class BucketOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def checked(cls, **options: Any) -> BucketOptions:
-        """Options from keyword arguments.
+        """Options from keyword arguments; a number of buckets asks for boundaries to be chosen.
 
         Raises:
-            UsageError: One is of the wrong type or out of its range.
+            UsageError: One is of the wrong type or out of its range, or two do not go together.
         """
         boundaries = options.get("boundaries")
         if not isinstance(boundaries, (str, type(None))):
-            options["boundaries"] = tuple(boundaries)
+            options["boundaries"] = boundaries = tuple(boundaries)
+        if options.get("buckets") is None:
+            options.pop("buckets", None)
+        elif isinstance(boundaries, tuple):
+            raise UsageError(
+                "buckets (--buckets) says how many there are to be where boundaries are chosen; "
+                "received both it and boundaries. Leave one of them out."
+            )
+        else:
+            options["boundaries"] = boundaries or AUTO
         if isinstance(options.get("sequence_input"), str):
             options["sequence_input"] = (options["sequence_input"],)
         try:

@@ -36,7 +36,7 @@ def probe_buckets(
     target: Any,
     boundaries: Iterable[int] | str | None = None,
     *,
-    buckets: int = length_buckets.BUCKETS,
+    buckets: int | None = None,
     max_length: int | None = None,
     on_too_long: str = "error",
     tokens_per_batch: bool = False,
@@ -55,7 +55,8 @@ def probe_buckets(
         boundaries: The first length of each bucket but the first, such as `[100, 200, 300]`.
             `"auto"` takes those that leave the least padding in the data. Defaults to the script's
             own, where it buckets its data by length, else to `"auto"`.
-        buckets: How many there are to be at most, where boundaries are chosen. Defaults to 5.
+        buckets: How many there are to be at most; boundaries are then chosen, as by `"auto"`.
+            Defaults to 5 where they are.
         max_length: The greatest length there will be. Defaults to the data's longest.
         on_too_long: What becomes of longer samples: `"error"`, `"truncate"` or `"drop"`. Defaults
             to `"error"`.

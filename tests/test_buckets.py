@@ -45,6 +45,7 @@ WRONG = {
     "above the maximum": (["--boundaries=20,90", "--max-length=60"], ["60", "90", "--max-length"]),
     "none": (["--boundaries=,"], ["at least one length"]),
     "a word": (["--boundaries=quantiles"], ["100,200,300", "auto", "'quantiles'"]),
+    "both boundaries and their number": (["--boundaries=9,20", "--buckets=3"], ["both it and"]),
     "one bucket": (["--buckets=1"], ["at least 2", "autobatch probe"]),
     "maximum zero": (["--max-length=0"], ["max_length", "received 0"]),
     "too long": (["--on-too-long=crop"], ["error, truncate, drop", "'crop'"]),
@@ -83,6 +84,7 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
     options = BucketOptions.checked()
     assert (options.boundaries, options.buckets, options.max_length) == (None, 5, None)
     assert (options.on_too_long, options.tokens_per_batch) == ("error", False)
+    assert BucketOptions.checked(buckets=3).boundaries == "auto"
     assert BucketOptions.checked(sequence_input="x:1").sequence_input == ("x:1",)
 
 

@@ -24,8 +24,8 @@ from autobatch.cli.watching import ended_by_signals, watching
 @click.option(
     "--buckets",
     type=int,
-    default=5,
-    help="How many there are to be at most, where boundaries are chosen.  [default: 5]",
+    help="How many there are to be at most; boundaries are then chosen, as by --boundaries auto.  "
+    "[default: 5 where they are]",
 )
 @click.option(
     "--max-length",
@@ -57,7 +57,7 @@ def buckets(
     target: str,
     arguments: tuple[str, ...],
     boundaries: str | None,
-    buckets: int,
+    buckets: int | None,
     max_length: int | None,
     on_too_long: str,
     tokens_per_batch: bool,

@@ -146,6 +146,11 @@ def _next(result: BucketResult, look: Look, command: str | None) -> list[Text]:
     rates = [f"learning_rate={format_rate(rate.learning_rate)}" for rate in result.learning_rates]
     for text in (f"bucket_boundaries=[{boundaries}]", f"bucket_batch_sizes=[{sizes}]", *rates):
         lines += look.wrapped(look.text(text, "cyan"), indent=2)
+    kept_out = (
+        f"Proven for up to {result.max_length} a sequence: autobatch.bucket_by_sequence_length("
+        "samples, result) batches so, and sees to longer ones."
+    )
+    lines += look.wrapped(look.text(kept_out, "dim"), indent=2)
     if command:
         lines += [Text("Or type", "bold"), *look.wrapped(look.text(command, "cyan"), indent=2)]
     return lines
