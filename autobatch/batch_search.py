@@ -196,7 +196,7 @@ class Search(Evidence):
                 if self._is_doubtful(aim):
                     return low
                 if self._is_led or self._tellers or left < worth:
-                    return self._one_more(model, low, high)
+                    return self._one_more(model, aim, low, high)
             wishes = self._wishes(model, aim, low, high)
             for size in wishes:
                 if self._affordable(size) or self._is_trusted(aim):
@@ -209,7 +209,9 @@ class Search(Evidence):
                 return wishes[0]
         return plain
 
-    def _one_more(self, model: memory_model.MemoryModel, low: int, high: int) -> int | None:
+    def _one_more(
+        self, model: memory_model.MemoryModel, aim: float, low: int, high: int
+    ) -> int | None:
         """The next size, where it is much larger and may well do; else None.
 
         Of few samples one more is worth a trial even where it is foretold to need somewhat too
@@ -221,7 +223,8 @@ class Search(Evidence):
         if more is None or more >= high or more - low <= self.plan.precision * low:
             return None
         most = min(self.target_bytes + NEAR_BUDGET * budget, limit or budget)
-        return more if model.predict(more) <= most and self._affordable(more) else None
+        allowed = self._affordable(more) or self._is_trusted(aim)
+        return more if model.predict(more) <= most and allowed else None
 
     def _surely_larger(self, low: int, high: int) -> int | None:
         """A larger size that fits even if memory grows faster than it did so far."""

@@ -654,6 +654,18 @@ def test_what_a_trial_needs_counts_where_it_is_foretold_though_it_needs_much_les
     assert other.estimate == 450
 
 
+@pytest.mark.parametrize("room", [1.0, 4.0])
+def test_of_few_samples_one_more_is_tried_where_traces_tell(room: float) -> None:
+    """A transformer's 25 samples of length 500 foretold 25.8; 26 needed 972 MiB, and 28 trained."""
+    measured = (2, 92, None), (7, 290, None), (14, 553, None), (25, 967, None)
+    found = told(*measured, room=room)
+    assert found.next() == Try(26)
+    assert told(*measured, (26, 972, None), room=room).next() == Try(27)
+    enough = told(*measured, (26, 972, None), (27, 1005, None), room=room)
+    assert enough.next() == Prove(26)
+    assert told(*measured, (26, 1005, None), room=room).next() == Prove(25)
+
+
 def test_an_exact_answer_is_not_taken_from_what_is_foretold() -> None:
     exact = told(*LEARNT, (891, 990, 905), (891, 995, 897), precision=0.0)
     assert isinstance(exact.next(), Try)
