@@ -385,7 +385,9 @@ def told_what_was_tried(run: Searching) -> Iterator[None]:
         error.trials = error.trials or run.tried
         raise
     except KeyboardInterrupt:
-        raise ProbeInterrupted("Interrupted.", trials=run.tried) from None
+        raise ProbeInterrupted(
+            "Asked to end before there was an answer.", trials=run.tried
+        ) from None
 
 
 def rate_fields(rates: tuple[LearningRate, ...]) -> dict[str, Any]:

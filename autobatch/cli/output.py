@@ -96,7 +96,11 @@ def failing(
     except KeyboardInterrupt:  # while we are still being imported
         from autobatch.errors import ProbeInterrupted
 
-        fail(ProbeInterrupted("Interrupted."), as_json=as_json, output=output)
+        fail(
+            ProbeInterrupted("Asked to end before there was an answer."),
+            as_json=as_json,
+            output=output,
+        )
     except Exception as error:  # noqa: BLE001 - a bug of ours is in the result's file as well
         fail(bug(error), as_json=as_json, verbose=verbose, output=output)
 
