@@ -106,7 +106,7 @@ class Search(Evidence):
             reached = max(reached, int(aim / 2))
         if size is not None and self._left(reached) > proofs:
             return Try(size)
-        return self._proven_at(self.fits)
+        return self._proven_at(max(self.fits, self._told_from_near or 0))
 
     def _proven_at(self, size: int) -> Action:
         """This size is the answer, if it is proven."""
@@ -127,6 +127,14 @@ class Search(Evidence):
         sizes = [point.batch_size for point in model.points]
         near = any((1 - LED_UP) * aim <= each <= (1 + LED) * aim for each in sizes)
         return size if near else None
+
+    @property
+    def _told_from_near(self) -> int | None:
+        """The same where several traces tell it: no trial more, for the proof will show it. None
+        where that must not run out of memory."""
+        told = self._replayed and not self.plan.careful
+        traced = [t for t in self._near(self._aim or 0) if t.needed_bytes is not None]
+        return self.seen_from_near if told and len(traced) > 1 else None
 
     @property
     def _compiled_to(self) -> int | None:

@@ -395,6 +395,22 @@ def rows_of_buckets():
 
 
 @case
+def rows_for_a_model_without_declared_inputs():
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.embedding = keras.layers.Embedding(100, 4)
+
+        def call(self, x):
+            return keras.ops.mean(self.embedding(x), axis=(1, 2))
+
+    made = Model()
+    made.compile("sgd", "mse")
+    rows = sequences.read(training.from_data(made, tokens()), SequenceRequest())
+    return [rows.axes, rows.max_length]
+
+
+@case
 def rows_of_arrays():
     x = np.tile(np.arange(1, 13, dtype=np.int32), (30, 1))
     return told((x, x % 3), max_length=20)

@@ -576,6 +576,16 @@ def test_what_is_foretold_is_tried_at_once_and_tried_twice() -> None:
     assert twice.next() == Prove(891)
 
 
+def test_what_two_traces_tell_from_near_is_proven_without_a_trial_of_it() -> None:
+    """713 samples were tried twice, and by what they need 730 would fit."""
+    twice = told((2, 60, None), (15, 65, 720), (713, 974, None), (713, 970, None))
+    assert twice.next() == Prove(723)
+    assert replace(twice, plan=replace(twice.plan, careful=True)).next() != Prove(723)
+    died = twice.add(Trial(batch_size=723, outcome=OOM, proof=True)).next()
+    assert isinstance(died, Prove)
+    assert died.batch_size < 713
+
+
 def test_near_the_edge_what_trials_need_counts_and_the_more_cautious_one_of_two() -> None:
     apart = told(*LEARNT, (882, 980, None), (882, 1010, None))
     after = apart.next()

@@ -46,6 +46,7 @@ VALUES = {
     "axis_of_two_that_vary_and_is_named": [1, None],
     "axes_of_several_inputs_and_a_target": [0, None, 0],
     "rows_of_samples_up_to_their_longest": 12,
+    "rows_for_a_model_without_declared_inputs": [[0, None], 12],
     "rows_of_what_repeats": [[1, 2], [2, 5], [3, 5], [4, 3], [8, 2], [9, 3], [11, 2], [12, 3]],
     "shapes_in_turn_for_fit": [
         [None, None],

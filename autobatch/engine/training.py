@@ -287,7 +287,8 @@ def are_arrays(data: Any) -> bool:
 
 
 def _is_batched(model: Any, dataset: Any) -> bool:
-    """Whether the dataset's elements are batches: by the rank of the model's inputs if known."""
+    """Whether the dataset's elements are batches: by the rank of the model's inputs if known, else
+    by the batching itself, or by all arrays, targets too, being of unknown length."""
     spec = dataset.element_spec
     x = spec[0] if isinstance(spec, tuple) else spec
     leaves = [leaf for leaf in tf.nest.flatten(x) if leaf.shape.rank is not None]
@@ -295,4 +296,6 @@ def _is_batched(model: Any, dataset: Any) -> bool:
     if inputs and len(inputs) == len(leaves):
         ranks = sorted(len(tensor.shape) for tensor in inputs)
         return sorted(leaf.shape.rank for leaf in leaves) == ranks
-    return bool(leaves) and all(leaf.shape.rank and leaf.shape[0] is None for leaf in leaves)
+    shapes = [each.shape for each in tf.nest.flatten(spec) if each.shape.rank is not None]
+    open_ = bool(shapes) and all(shape.rank and shape[0] is None for shape in shapes)
+    return dataset_chain.gives_batches(dataset) or open_
