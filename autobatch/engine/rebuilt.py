@@ -17,6 +17,7 @@ from autobatch.engine import dataset_chain
 # What the error of `rebatch` says where it cannot be.
 PARTS_DIFFER = "must have the same batch size in each component"
 _MAPS = ("_MapDataset", "_ParallelMapDataset")
+_STEPS = (*_MAPS, "_PrefetchDataset", "_OptionsDataset", "_ShuffleDataset", "_RepeatDataset")
 
 
 def rebuilt(dataset: Any, size: int, own: int, *, endless: bool = False) -> Any:
@@ -41,13 +42,34 @@ def rebuilt(dataset: Any, size: int, own: int, *, endless: bool = False) -> Any:
     inner = getattr(dataset, "_input_dataset", None)
     if inner is None or (inner := rebuilt(inner, size, own, endless=endless)) is None:
         return None
-    return _same_step(dataset, inner, endless)
+    return same_step(dataset, inner, endless=endless)
 
 
-def _same_step(dataset: Any, inner: Any, endless: bool) -> Any:
-    """What made `dataset` of its input, done to another input; None where that is not known."""
+def is_map(dataset: Any) -> bool:
+    """Whether it is what a `map` has made of its input."""
+    return type(dataset).__name__ in _MAPS
+
+
+def is_redone(dataset: Any) -> bool:
+    """Whether `same_step` knows what made it of its input."""
     kind = type(dataset).__name__
-    if kind in _MAPS:
+    return kind in _STEPS or (kind == "CacheDataset" and not dataset._filename.numpy())
+
+
+def same_step(dataset: Any, inner: Any, *, endless: bool = False) -> Any:
+    """What made `dataset` of its input, done to another input; None where that is not known.
+
+    Args:
+        dataset: What came out of the step.
+        inner: The other input.
+        endless: Give batches without end.
+    """
+    kind = type(dataset).__name__
+    if kind == "_TakeDataset" and endless:
+        return inner
+    if not is_redone(dataset):
+        return None
+    if is_map(dataset):
         settings = {}
         if kind == "_ParallelMapDataset":
             settings["num_parallel_calls"] = tf.get_static_value(dataset._num_parallel_calls)
@@ -58,15 +80,15 @@ def _same_step(dataset: Any, inner: Any, endless: bool) -> Any:
     if kind == "_OptionsDataset":
         return inner.with_options(dataset.options())
     if kind == "_ShuffleDataset":
-        reshuffle = dataset._reshuffle_each_iteration
-        return inner.shuffle(int(dataset._buffer_size), reshuffle_each_iteration=reshuffle)
-    if kind == "CacheDataset" and not dataset._filename.numpy():
+        return inner.shuffle(
+            int(dataset._buffer_size),
+            # Beside the same global seed this one makes the same pair; (0, 0) means none.
+            seed=int(dataset._seed2) if int(dataset._seed) or int(dataset._seed2) else None,
+            reshuffle_each_iteration=dataset._reshuffle_each_iteration,
+        )
+    if kind == "CacheDataset":
         return inner if endless else inner.cache()
-    if kind == "_RepeatDataset":
-        return inner if endless else inner.repeat(int(dataset._count))
-    if kind == "_TakeDataset" and endless:
-        return inner
-    return None
+    return inner if endless else inner.repeat(int(dataset._count))
 
 
 def batched_anew(dataset: Any, size: int, *, endless: bool = False) -> Any:
@@ -106,7 +128,7 @@ def parts_differ(dataset: Any) -> bool:
     for each in dataset_chain.chain(dataset):
         if hasattr(each, "_batch_size"):
             return False
-        if type(each).__name__ in _MAPS:
+        if is_map(each):
             break
     else:
         return False
