@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from autobatch import length_buckets
-from autobatch.bucket_options import AUTO, BucketOptions
+from autobatch.bucket_options import BucketOptions
 from autobatch.errors import UsageError
 from autobatch.length_buckets import Lengths
 from autobatch.protocol import Prepared
@@ -45,6 +45,12 @@ def settled_lengths(prepared: Prepared, on_too_long: str) -> tuple[Lengths | Non
             f"The data was looked through in part only ({lengths.samples} samples); how often "
             "each length occurs is judged by them.",
         )
+        if most == lengths.longest or most + 1 in prepared.bucket_boundaries:  # nobody gave it
+            notes += (
+                f"Longer samples may come: {lengths.longest} is the longest of those read, and "
+                f"sizes are proven up to a length of {most}. Where longer ones do come, give the "
+                "greatest length: max_length (autobatch buckets --max-length).",
+            )
     beyond = lengths.beyond(most)
     if not beyond:
         return lengths, notes
@@ -64,22 +70,42 @@ def settled_lengths(prepared: Prepared, on_too_long: str) -> tuple[Lengths | Non
 
 def settled_boundaries(
     prepared: Prepared, lengths: Lengths | None, wanted: BucketOptions
-) -> tuple[int, ...]:
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """The boundaries asked for, or the script's own, or those that the data asks for.
+
+    Returns:
+        Them, and what to say of it. Of the script's own, those that no sample reaches are left
+        out: there may be none left.
 
     Raises:
         UsageError: They make no buckets, or there is nothing to choose them by.
     """
+    most = prepared.max_length or 0
     boundaries = wanted.boundaries
-    if boundaries is None:
-        boundaries = prepared.bucket_boundaries or AUTO
+    if boundaries is None and prepared.bucket_batch_sizes:
+        return _reached(prepared.bucket_boundaries, most)
     if isinstance(boundaries, tuple):
-        length_buckets.check(boundaries, prepared.max_length or 0)
-        return boundaries
+        length_buckets.check(boundaries, most)
+        return boundaries, ()
     if lengths is None:
         raise UsageError(
             "boundaries cannot be chosen (auto) where the lengths of the data are not known. "
             "Give them (--boundaries 100,200,300), or write a build_dataset() next to the "
             "model."
         )
-    return length_buckets.choose(lengths, wanted.buckets)
+    return length_buckets.choose(lengths, wanted.buckets), ()
+
+
+def _reached(own: tuple[int, ...], most: int) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """The script's own boundaries up to the maximum length, and what to say of the others."""
+    reached = tuple(each for each in own if each <= most)
+    if reached:
+        length_buckets.check(reached, most)
+    if reached == own:
+        return own, ()
+    above = ", ".join(map(str, own[len(reached) :]))
+    return reached, (
+        f"No sample reaches the script's boundaries above the maximum length, {most}: {above}. "
+        "What lies beyond them was not proven and has no size here; autobatch run keeps those "
+        "buckets and refuses samples that are longer.",
+    )

@@ -166,7 +166,8 @@ class _BucketProbe(InWorkers[BucketResult]):
         self._observe(Prepared(prepared.model, device, prepared.samples, prepared.prelude_seconds))
         self._learning_rates(1, prepared)  # refused before the search, not after it
         lengths, self._notes = settled_lengths(prepared, self._wanted.on_too_long)
-        boundaries = settled_boundaries(prepared, lengths, self._wanted)
+        boundaries, more = settled_boundaries(prepared, lengths, self._wanted)
+        self._notes += more
         assert prepared.max_length is not None
         self._longest = length_buckets.longest_of(boundaries, prepared.max_length)
         inside = (

@@ -195,19 +195,50 @@ def test_what_is_not_known_is_said() -> None:
     assert "in part only" in note
 
 
+def test_longer_samples_may_come_where_not_all_were_read() -> None:
+    part = msgspec.structs.replace(DATA, complete=False)
+    up_to = DATA.longest
+    _, (_, note) = bucket_data.settled_lengths(prepared(lengths=part, max_length=up_to), "error")
+    assert f"{up_to} is the longest of those read" in note
+    assert f"proven up to a length of {up_to}" in note
+    assert "--max-length" in note
+    padded = prepared(
+        lengths=part, max_length=499, bucket_boundaries=(500,), bucket_batch_sizes=(8, 8)
+    )
+    _, (_, note) = bucket_data.settled_lengths(padded, "error")
+    assert "proven up to a length of 499" in note
+    _, notes = bucket_data.settled_lengths(prepared(lengths=part, max_length=up_to + 1), "error")
+    assert len(notes) == 1, "somebody gave the greatest length"
+
+
 def test_boundaries_are_those_asked_for_or_the_scripts_or_the_datas() -> None:
     asked = BucketOptions.checked(boundaries=[70, 120])
     own = prepared(bucket_boundaries=(60,), bucket_batch_sizes=(64, 16))
     nothing, auto = BucketOptions.checked(), BucketOptions.checked(boundaries="auto", buckets=2)
-    assert bucket_data.settled_boundaries(own, DATA, asked) == (70, 120)
-    assert bucket_data.settled_boundaries(own, DATA, nothing) == (60,)
-    assert bucket_data.settled_boundaries(own, DATA, auto) == (81,)
-    assert bucket_data.settled_boundaries(prepared(), DATA, nothing) == (51, 81, 151)
+    assert bucket_data.settled_boundaries(own, DATA, asked) == ((70, 120), ())
+    assert bucket_data.settled_boundaries(own, DATA, nothing) == ((60,), ())
+    assert bucket_data.settled_boundaries(own, DATA, auto) == ((81,), ())
+    assert bucket_data.settled_boundaries(prepared(), DATA, nothing) == ((51, 81, 151), ())
     with pytest.raises(UsageError, match="lengths of the data are not known"):
         bucket_data.settled_boundaries(prepared(), None, nothing)
     wide = BucketOptions.checked(boundaries=[100, 500])
     with pytest.raises(UsageError, match="maximum length, 400; received 500"):
         bucket_data.settled_boundaries(prepared(), DATA, wide)
+
+
+@pytest.mark.parametrize(
+    ("own", "reached"), [((60, 400, 401, 500), (60, 400)), ((401,), ()), ((60, 400), (60, 400))]
+)
+def test_a_scripts_own_boundaries_may_lie_above_its_samples(
+    own: tuple[int, ...], reached: tuple[int, ...]
+) -> None:
+    data = prepared(bucket_boundaries=own, bucket_batch_sizes=(8,) * (len(own) + 1))
+    found, notes = bucket_data.settled_boundaries(data, DATA, BucketOptions.checked())
+    assert found == reached
+    left = own[len(reached) :]
+    assert len(notes) == bool(left)
+    for note in notes:
+        assert f"maximum length, 400: {', '.join(map(str, left))}." in note
 
 
 def test_a_scripts_own_sizes_have_a_mean_to_scale_from() -> None:
