@@ -14,24 +14,33 @@ from autobatch.records import ProbeResult
 
 
 def find_sizes(
-    target: Any, *, arguments: tuple[str, ...] = (), observer: Observer = ignore, **options: Any
+    target: Any,
+    *,
+    arguments: tuple[str, ...] = (),
+    observer: Observer = ignore,
+    resizes: bool = False,
+    **options: Any,
 ) -> ProbeResult | BucketResult:
     """Probe a target as its own training goes.
 
     Args:
         target, arguments, observer, **options: As `autobatch.probe` takes them.
+        resizes: The answer is to be put into the script's data. Defaults to no.
 
     Returns:
         One size for each bucket where `fit` gets data that `bucket_by_sequence_length` has put
         into buckets; else one size.
 
     Raises:
+        UsageError: `resizes`, and no other sizes can be put into the script's buckets.
         AutobatchError: As `autobatch.probe` and `autobatch.probe_buckets`.
     """
     checked = ProbeOptions.checked(**options)
-    micro_batches = checked.target_batch_size is not None  # of one size, the longest sequence's
+    one_size = checked.target_batch_size is not None  # micro-batches: the longest sequence's
     try:
-        return find_one(target, arguments, observer, checked, bucketed_too=micro_batches)
+        return find_one(
+            target, arguments, observer, checked, bucketed_too=one_size, resizes=resizes
+        )
     except Bucketed as found:
         observer(Notice(str(found)))
     if checked.journal is not None or checked.resume:

@@ -12,6 +12,8 @@ from autobatch.options import ProbeOptions
 
 ON_TOO_LONG = ("error", "truncate", "drop")
 AUTO = "auto"
+# How a warning begins where a script's own buckets cannot have sizes of their own.
+ONE_SIZE = "All buckets of the script get one batch size here"
 # Of a probe's, those that mean nothing here.
 NOT_HERE = ("target_batch_size", "prefer", "sequence_length", "cache", "journal", "resume")
 

@@ -10,7 +10,9 @@ import msgspec
 
 from autobatch import devices, protocol, signature
 from autobatch.batch_search import Done, GiveUp, Search
+from autobatch.bucket_options import ONE_SIZE
 from autobatch.crew import Crew
+from autobatch.errors import UsageError
 from autobatch.events import Notice, Observer, ignore
 from autobatch.evidence import Plan
 from autobatch.in_workers import InWorkers
@@ -65,6 +67,7 @@ def find_one(
     options: ProbeOptions,
     *,
     bucketed_too: bool = True,
+    resizes: bool = False,
 ) -> ProbeResult:
     """`probe`, with its options checked.
 
@@ -72,11 +75,13 @@ def find_one(
         target, arguments, observer, options: As `probe` takes them.
         bucketed_too: Find one size, that of the longest sequence, also for data in buckets.
             Defaults to yes.
+        resizes: The answer is to be put into the script's data. Defaults to no.
 
     Raises:
         Bucketed: The data is, and no one size is wanted for it.
+        UsageError: `resizes`, and that cannot be: the data is in buckets that cannot be made anew.
     """
-    run = _Probe(target, tuple(arguments), observer, options, bucketed_too)
+    run = _Probe(target, tuple(arguments), observer, options, bucketed_too, resizes)
     try:
         with told_what_was_tried(run):
             return run.run()
@@ -94,9 +99,10 @@ class _Probe(InWorkers[ProbeResult]):
         observer: Observer,
         options: ProbeOptions,
         bucketed_too: bool,
+        resizes: bool,
     ) -> None:
         super().__init__(target, arguments, observer, options)
-        self._bucketed_too = bucketed_too
+        self._bucketed_too, self._resizes = bucketed_too, resizes
         self._recalled = False  # the answer is that of an earlier probe
         self.keeper = Keeper(self._target, options, observer)
 
@@ -108,11 +114,23 @@ class _Probe(InWorkers[ProbeResult]):
                 f"The script buckets its data by length, at {listed}: each bucket gets a size of "
                 "its own."
             )
+        if prepared.unsized_buckets:
+            self._refuse_or_tell(prepared.unsized_buckets)
         result = self.search_with(crew, prepared, self._describe(prepared, crew))
         self._check_at_the_end(crew)
         worth_keeping = not (self._hurried or self._recalled or self._said)
         self.keeper.finish(result, prepared.model, self.search if worth_keeping else None)
         return msgspec.structs.replace(result, warnings=(*result.warnings, *self.keeper.warnings))
+
+    def _refuse_or_tell(self, unsized_buckets: str) -> None:
+        """Before the time is spent: the script's buckets cannot have sizes of their own."""
+        if self._resizes:
+            raise UsageError(
+                "The script buckets its data by length, and no other batch sizes can be put into "
+                f"it: {unsized_buckets} autobatch probe finds the one size that is safe for all "
+                "buckets."
+            )
+        self._observe(Notice(f"{ONE_SIZE}: {unsized_buckets}"))
 
     def _forget(self) -> None:
         self._recalled, self._earlier, self._refuted = False, 0, ()

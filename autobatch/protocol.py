@@ -211,6 +211,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         sequence_axes: The axis of the sequence in each array of a sample, as in a `BucketResult`.
         bucket_boundaries, bucket_batch_sizes: The script's own, where it buckets its data by
             length.
+        unsized_buckets: Why it does, and they cannot have sizes of their own; else empty.
         coarse: Memory is sampled by NVML, as the allocator keeps no statistics.
         accelerators: Kinds of devices there that are neither CPUs nor GPUs, such as `TPU`.
     """
@@ -237,6 +238,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     sequence_axes: tuple[int | None, ...] = ()
     bucket_boundaries: tuple[int, ...] = ()
     bucket_batch_sizes: tuple[int, ...] = ()
+    unsized_buckets: str = ""
     coarse: bool = False
     accelerators: tuple[str, ...] = ()
 

@@ -23,6 +23,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
         base_batch_size: What the script trains with.
         optimizers: Attributes of the optimizers that the training applies.
         bucket_boundaries, bucket_batch_sizes: Where the script buckets its data by length.
+        max_length: The greatest length that these were proven for; 0 where there are none.
     """
 
     batch_size: int
@@ -30,6 +31,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     optimizers: tuple[str, ...]
     bucket_boundaries: tuple[int, ...] = ()
     bucket_batch_sizes: tuple[int, ...] = ()
+    max_length: int = 0
 
 
 class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,6 +65,7 @@ def found(result: ProbeResult | BucketResult) -> Found:
             optimizers=optimizers,
             bucket_boundaries=result.boundaries,
             bucket_batch_sizes=result.batch_sizes,
+            max_length=result.max_length,
         )
     return Found(batch_size=result.batch_size, base_batch_size=base, optimizers=optimizers)
 
@@ -113,4 +116,6 @@ def describe(
         if not math.isclose(now, before, rel_tol=1e-9):
             what = "learning rate schedule from" if scheduled else "learning rate"
             said += f", {what} {now:.6g} instead of {before:.6g} ({rule} rule)"
+    if found.bucket_batch_sizes:
+        said += f"; a sample longer than {found.max_length} would end it with an error"
     return said

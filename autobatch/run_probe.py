@@ -34,4 +34,4 @@ def find(
         AutobatchError: As `autobatch.probe` does.
     """
     given = msgspec.structs.asdict(options) | {"fit_call": fit_call or options.fit_call}
-    return find_sizes(script, arguments=tuple(arguments), observer=observer, **given)
+    return find_sizes(script, arguments=tuple(arguments), observer=observer, resizes=True, **given)

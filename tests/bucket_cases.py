@@ -26,6 +26,7 @@ from autobatch.engine.synthetic import synthetic_data
 from autobatch.engine.synthetic_targets import ensure_compiled
 from autobatch.protocol import SequenceRequest
 from autobatch.records import Device, LimitedBy, LimitKind, Proof, ProofKind
+from autobatch.run_plan import Found
 
 CASES = []
 
@@ -464,11 +465,11 @@ def own_buckets():
         padding_values=(tf.constant(-1), tf.constant(0)),
     )
     read = own_buckets_.find(by_label.prefetch(2))
-    again = read.with_sizes([4, 2, 2])
+    again = read.with_sizes([4, 2, 2], 12)
     return [
         read.boundaries,
         read.batch_sizes,
-        read.prefetched,
+        int(again._buffer_size),
         shapes(again),
         read.others["drop_remainder"],
         int(next(iter(again))[0].numpy().min()),
@@ -487,41 +488,195 @@ def own_buckets_of_another_making():
     ]
 
 
+def by_length(sizes, boundaries=(5, 10), lengths=LENGTHS, **others):
+    return tokens(lengths).bucket_by_sequence_length(
+        lambda x, y: y, list(boundaries), sizes, **others
+    )
+
+
+@case
+def own_buckets_with_steps_behind():
+    options = tf.data.Options()
+    options.deterministic = True
+
+    def made():
+        cached = by_length([3, 2, 1]).cache().map(lambda x, y: (x, 2 * y), num_parallel_calls=2)
+        return cached.shuffle(9, seed=4).with_options(options).repeat(2).prefetch(2)
+
+    own = own_buckets_.find(made())
+    again = own.with_sizes([4, 2, 2], 12)
+    same = own.with_sizes([3, 2, 1], 12)
+    return [
+        sorted(shapes(again)),
+        labels(again)[-1],
+        again.options().deterministic,
+        shapes(same) == shapes(made()),  # in the order of the user's own seed
+    ]
+
+
+@case
+def own_buckets_of_a_dictionary():
+    named = tokens().map(lambda x, y: {"words": x, "label": y})
+    own = own_buckets_.find(
+        named.bucket_by_sequence_length(lambda each: tf.shape(each["words"])[0], [5], [4, 4])
+    )
+    batch = next(iter(own.with_sizes([2, 2], 12)))
+    return {name: list(leaf.shape) for name, leaf in batch.items()}
+
+
+@case
+def own_buckets_above_the_longest_sample():
+    own = own_buckets_.find(by_length([2, 2, 2, 2, 2], (5, 10, 30, 40)))
+    return [own.reached(12), shapes(own.with_sizes([4, 2, 2], 12))]
+
+
+@case
+def own_buckets_padded_to_their_boundaries():
+    padded = by_length([2, 2, 2, 2], (5, 10, 30), pad_to_bucket_boundary=True)
+    own = own_buckets_.find(padded)
+    lengths = [own.padded_length(each) for each in (4, 5, 12, 30)]
+    return [lengths, shapes(own.with_sizes([4, 2, 2], 29))]
+
+
+@case
+def a_sample_longer_than_was_proven():
+    own = own_buckets_.find(by_length([2, 2, 2], (5, 30)).map(lambda x, y: (x, y)))
+    return shapes(own.with_sizes([4, 2], 11))
+
+
+@case
+def what_stands_in_the_way_of_own_buckets():
+    plain = by_length([2, 2, 2])
+
+    def padded(*to):
+        return tagged().bucket_by_sequence_length(
+            lambda words, tags: tf.shape(words)[0], [5, 10], [3, 2, 1], padded_shapes=to
+        )
+
+    ways = {
+        "nothing": plain.map(lambda x, y: (x, y)).repeat(),
+        "a step that counts batches": plain.prefetch(1).take(2).map(lambda x, y: (x, y)),
+        "a step of two words": plain.take_while(lambda x, y: y[0] > 0),
+        "batches put together with others": tf.data.Dataset.zip((plain, plain)),
+        "batches in a file": plain.cache("nowhere"),
+        "a length of its own": padded([None], [20]),
+        "one length for all": padded([20], [20]),
+        "another batching": plain.unbatch().padded_batch(2),
+    }
+    return {
+        name: [own_buckets_.find(each) is not None, own_buckets_.obstacle(each)[:36]]
+        for name, each in ways.items()
+    }
+
+
+def in_sight(made, dataset):
+    own, why = sequences.buckets_of(training.from_data(made, dataset))
+    return [own is not None, why]
+
+
+@case
+def buckets_whose_sequences_can_be_told():
+    frames = tf.data.Dataset.from_generator(
+        lambda: ((np.ones((length, 4, 3), np.float32), [length]) for length in LENGTHS),
+        output_signature=spec([None, None, 3], [1]),
+    )
+    bucketed = frames.bucket_by_sequence_length(lambda x, y: tf.shape(x)[0], [5], [2, 2])
+    any_length = model(("x", (None, None, 3)))
+    return {
+        "plain": in_sight(tagger(), by_length([2, 2, 2])),
+        "a model of one length": in_sight(model(("x", (12,))), by_length([2, 2, 2])),
+        "two open dimensions": in_sight(any_length, bucketed),
+        "two open dimensions, mapped": in_sight(any_length, bucketed.map(lambda x, y: (x, y))),
+        "a step that is not known": in_sight(tagger(), by_length([2, 2, 2]).take(2)),
+    }
+
+
+@case
+def rows_of_buckets_with_a_map_behind():
+    bucketed = tagged().bucket_by_sequence_length(
+        lambda words, tags: tf.shape(words)[0], [5, 10], [3, 2, 1]
+    )
+    weighted = bucketed.map(lambda words, tags: ({"words": words}, tags, tf.ones_like(tags)))
+    rows = sequences.read(
+        training.from_data(tagger(), weighted.repeat(2)), SequenceRequest(max_length=20)
+    )
+    batch = next(iter(rows.batches(((3, 10),)).fit_arguments(0)["x"]))
+    return [
+        list(batch[0]),
+        [list(leaf.shape) for leaf in tf.nest.flatten(batch)],
+        int(tf.reduce_sum(batch[2])),
+        [list(each) for each in rows.lengths.counts],
+    ]
+
+
+@case
+def rows_of_buckets_padded_to_their_boundaries():
+    bucketed = tagged().bucket_by_sequence_length(
+        lambda words, tags: tf.shape(words)[0], [5, 30], [3, 2, 1], pad_to_bucket_boundary=True
+    )
+    rows = sequences.read(training.from_data(tagger(), bucketed), SequenceRequest())
+    return [rows.max_length, rows.lengths.longest, list(rows.rows[0].shape)]
+
+
 def fit_call(x, **others):
     call = dict.fromkeys(("steps_per_epoch", "validation_data", "validation_steps"))
     return {"x": x, **call, **others}
 
 
-def by_length(sizes, boundaries=(5, 10)):
-    return tokens().bucket_by_sequence_length(lambda x, y: y, list(boundaries), sizes)
+SIZED = Found(
+    batch_size=4,
+    base_batch_size=2,
+    optimizers=(),
+    bucket_boundaries=(5, 10),
+    bucket_batch_sizes=(6, 2, 2),
+    max_length=12,
+)
 
 
 @case
 def a_call_of_fit_in_its_own_buckets():
     call = fit_call(
-        by_length([2, 2, 2]).prefetch(1),
+        by_length([2, 2, 2, 2], (5, 10, 20)).map(lambda x, y: (x, y)).prefetch(1),
         steps_per_epoch=10,
-        validation_data=by_length([1, 8, 1]),
+        validation_data=by_length([1, 8, 1, 1], (5, 10, 20)),
         validation_steps=4,
     )
-    changed = in_buckets(call, (5, 10), (6, 2, 2), 4, 2)
+    changed = in_buckets(call, SIZED)
     return [
         shapes(changed["x"]),
         changed["steps_per_epoch"],
-        max(shape[0] for shape in shapes(changed["validation_data"])),
+        sorted(shapes(changed["validation_data"])),
         changed["validation_steps"],
     ]
 
 
 @case
-def a_call_of_fit_in_other_buckets():
-    return in_buckets(fit_call(by_length([2, 2], (5,))), (5, 10), (6, 2, 2), 4, 2)
+def a_validation_on_longer_samples():
+    lengths = [3, 11, 12, 13, 14, 15, 16, 19, 30, 31]
+    validation = by_length([1, 1, 3, 8], (5, 10, 20), lengths)
+    call = fit_call(by_length([2, 2, 2, 2], (5, 10, 20)), validation_data=validation)
+    return sorted(shapes(in_buckets(call, SIZED)["validation_data"]))
 
 
 @case
-def a_call_of_fit_whose_buckets_cannot_be_told():
-    call = fit_call(by_length([2, 2, 2]).map(lambda x, y: (x + 1, y)))
-    return in_buckets(call, (5, 10), (6, 2, 2), 4, 2)
+def a_call_of_fit_in_other_buckets():
+    return in_buckets(fit_call(by_length([2, 2], (5,))), SIZED)
+
+
+@case
+def a_call_of_fit_padded_to_other_lengths():
+    padded = by_length([2] * 4, (5, 10, 20), pad_to_bucket_boundary=True)
+    return in_buckets(fit_call(padded), SIZED)
+
+
+@case
+def a_call_of_fit_whose_buckets_cannot_be_made_anew():
+    return in_buckets(fit_call(by_length([2, 2, 2]).take(3)), SIZED)
+
+
+@case
+def a_call_of_fit_without_buckets():
+    return in_buckets(fit_call(tokens().padded_batch(2)), SIZED)
 
 
 if __name__ == "__main__":

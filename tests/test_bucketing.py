@@ -53,9 +53,41 @@ VALUES = {
         [[3, 10], [2, 20], [1, 10], [3, 10], [2, 20]],
         [[3, 10], [2, 20]],
     ],
-    "own_buckets": [[5, 10], [3, 2, 1], [2], [[4, 4], [2, 9], [2, 12]], True, -1],
+    "own_buckets": [[5, 10], [3, 2, 1], 2, [[4, 4], [2, 9], [2, 12]], True, -1],
     "own_buckets_of_another_making": [None, None, None],
-    "a_call_of_fit_in_its_own_buckets": [[[2, 9], [2, 12], [6, 4]], 5, 6, 2],
+    "own_buckets_with_steps_behind": [
+        [[2, 3], [2, 3], [2, 9], [2, 9], [2, 12], [2, 12], [4, 4], [4, 4]],
+        24,
+        True,
+        True,
+    ],
+    "own_buckets_of_a_dictionary": {"words": [2, 3], "label": [2]},
+    "own_buckets_above_the_longest_sample": [[5, 10], [[4, 4], [2, 9], [2, 12], [2, 3]]],
+    "own_buckets_padded_to_their_boundaries": [
+        [4, 9, 29, 30],
+        [[4, 4], [2, 9], [2, 29], [2, 4]],
+    ],
+    "what_stands_in_the_way_of_own_buckets": {
+        "nothing": [True, ""],
+        "a step that counts batches": [False, "take stands behind bucket_by_sequen"],
+        "a step of two words": [False, "take_while stands behind bucket_by_s"],
+        "batches put together with others": [False, "zip stands behind bucket_by_sequence"],
+        "batches in a file": [False, "cache to a file stands behind bucket"],
+        "a length of its own": [False, "Some of what bucket_by_sequence_leng"],
+        "one length for all": [False, ""],
+        "another batching": [False, ""],
+    },
+    "rows_of_buckets_with_a_map_behind": [["words"], [[3, 10]] * 3, 30, COUNTS],
+    "rows_of_buckets_padded_to_their_boundaries": [29, 12, [8, 29]],
+    # 4 of the first bucket, 2 of the others: 10 steps of 2 are 5 of 4
+    "a_call_of_fit_in_its_own_buckets": [
+        [[2, 9], [2, 12], [6, 4]],
+        5,
+        [[2, 9], [2, 12], [6, 4]],
+        2,
+    ],
+    # up to 12 by the proven sizes; above in the script's own, but no larger ones: 2 of 3, 2 of 8
+    "a_validation_on_longer_samples": [[1, 3], [1, 19], [2, 12], [2, 14], [2, 16], [2, 31]],
 }
 ERRORS = {
     "too_long_is_an_error": ("InvalidArgumentError", "A sample is longer than 12"),
@@ -73,7 +105,14 @@ ERRORS = {
     "ragged_data": ("ModelError", "dense tensors"),
     "rows_of_nothing": ("ModelError", "no sample at all"),
     "a_call_of_fit_in_other_buckets": ("Unchanged", "bucketed by other lengths"),
-    "a_call_of_fit_whose_buckets_cannot_be_told": ("Unchanged", "nothing but prefetch"),
+    "a_call_of_fit_padded_to_other_lengths": ("Unchanged", "bucketed by other lengths"),
+    "a_call_of_fit_whose_buckets_cannot_be_made_anew": ("Unchanged", "take stands behind"),
+    "a_call_of_fit_without_buckets": ("Unchanged", "its data is not bucketed"),
+    "a_sample_longer_than_was_proven": (
+        "InvalidArgumentError",
+        "A sample is longer than 11, the maximum length that the buckets were proven for. It is "
+        "the longest that autobatch run found",
+    ),
 }
 ROWS = {
     "rows_of_samples": COUNTS,
@@ -98,7 +137,23 @@ def seen() -> dict[str, Any]:
 
 
 def test_every_case_is_looked_at(seen: dict[str, Any]) -> None:
-    assert set(seen) == {*VALUES, *ERRORS, *ROWS}
+    assert set(seen) == {*VALUES, *ERRORS, *ROWS, "buckets_whose_sequences_can_be_told"}
+
+
+def test_why_own_buckets_get_one_size(seen: dict[str, Any]) -> None:
+    told = seen["buckets_whose_sequences_can_be_told"]["value"]
+    assert told["plain"] == [True, ""]
+    assert told["a model of one length"] == [False, ""]  # there one size is right
+    can, why = told["two open dimensions"]
+    assert not can
+    assert why.endswith("--sequence-input x:1. autobatch buckets has that option.")
+    can, why = told["two open dimensions, mapped"]
+    assert not can
+    assert "(None, None, 3): which is the sequence cannot be told where a map stands" in why
+    can, why = told["a step that is not known"]
+    assert not can
+    assert why.startswith("take stands behind")
+    assert "only map, prefetch, shuffle, cache (in memory), repeat and with_options" in why
 
 
 @pytest.mark.parametrize("case", VALUES)

@@ -230,3 +230,53 @@ def test_run_trains_a_script_with_a_size_for_each_of_its_own_buckets() -> None:
     assert "fit trains with the batch sizes 48, 48, 48, 48 in its buckets" in said
     assert "samples a step on average instead of 24, learning rate" in said
     assert "(sqrt rule)" in said
+
+
+# -- scripts that bucket their data themselves ---------------------------------------------------
+
+
+def of_its_own(verb: str, what: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """The script with buckets of its own, probed or run."""
+    small = ("--device=cpu", "--memory-limit=256MiB", "--max=48", "--steps=2", "--proof-steps=2")
+    program = [sys.executable, "-m", "autobatch", verb, "buckets_of_its_own.py", *small, *options]
+    return subprocess.run(
+        [*program, "--", what], cwd=SAMPLES, capture_output=True, text=True, timeout=550
+    )
+
+
+@pytest.mark.tensorflow
+def test_a_scripts_boundary_above_its_samples_has_no_size() -> None:
+    ended = of_its_own("probe", "plain", "--json")
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    result = autobatch.BucketResult.from_json(ended.stdout)
+    assert (result.boundaries, result.max_length) == ((20, 40), 54)
+    assert result.batch_sizes == (48, 48, 48)
+    assert [each.samples for each in result.buckets] == [73, 96, 71]
+    assert any("above the maximum length, 54: 90." in each for each in result.warnings)
+    assert result.base_batch_size == 16
+
+
+@pytest.mark.tensorflow
+def test_a_sample_longer_than_was_proven_ends_the_training_with_an_error() -> None:
+    ended = of_its_own("run", "grown")
+    said = "fit trains with the batch sizes 48, 48, 48 in its buckets, 48 samples a step"
+    assert said in ended.stderr
+    assert "a sample longer than 54 would end it with an error" in ended.stderr
+    assert ended.returncode == 1
+    assert "InvalidArgumentError" in ended.stderr
+    assert "A sample is longer than 54, the maximum length" in ended.stderr
+    assert "Cut or filter longer samples" in ended.stderr
+
+
+@pytest.mark.tensorflow
+def test_a_step_behind_buckets_that_cannot_be_done_again_is_named() -> None:
+    named = "take stands behind bucket_by_sequence_length"
+    ended = of_its_own("probe", "taken")
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    page = " ".join(ended.stdout.split())
+    assert f"All buckets of the script get one batch size here: {named}" in page
+    assert "autobatch run" not in page, "which would refuse it"
+    ended = of_its_own("run", "taken")
+    assert ended.returncode == 2
+    assert named in " ".join(ended.stderr.split())
+    assert "fit trains" not in ended.stderr

@@ -128,6 +128,7 @@ def sizes(batch_size, base_batch_size, *buckets):
         base_batch_size=base_batch_size,
         optimizers=(),
         bucket_batch_sizes=buckets,
+        max_length=60,
     )
 
 
@@ -142,7 +143,7 @@ def test_what_is_said_fits_what_was_done():
     assert line == "fit trains with batch size 9 instead of 8"
     assert describe(sizes(40, 24, 90, 30), would=True) == (
         "fit would train with the batch sizes 90, 30 in its buckets, 40 samples a step on average "
-        "instead of 24"
+        "instead of 24; a sample longer than 60 would end it with an error"
     )
 
 

@@ -59,10 +59,13 @@ def probe(
         require_output(output)
         with watching(quiet, verbose, log_file) as observer, ended_by_signals():
             from autobatch.as_trained import find_sizes
+            from autobatch.bucket_options import ONE_SIZE
             from autobatch.report.answers import found, page, values
 
             result = find_sizes(target, arguments=arguments, observer=observer, **given(options))
-    command = _to_train(target, arguments, given(options))
+    command = None
+    if not any(each.startswith(ONE_SIZE) for each in result.warnings):  # which run refuses
+        command = _to_train(target, arguments, given(options))
     show(
         result,
         lambda **look: page(result, command=command, **look),

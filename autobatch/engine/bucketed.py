@@ -12,6 +12,7 @@ from autobatch.engine import dataset_chain
 from autobatch.errors import UsageError
 
 Axes = Sequence[int | None]  # of the sequence, in each array of a sample; None where it has none
+_PROBE_AGAIN = "Probe again with a greater max_length, or give on_too_long='truncate' or 'drop'."
 
 
 def in_buckets(
@@ -47,7 +48,9 @@ def in_buckets(
         cut = axes if known else ()
         dataset = dataset.map(lambda *s: _cut(_sample(s, spec), max_length, cut))
     else:
-        dataset = dataset.map(lambda *s: _checked(_sample(s, spec), length(*s), max_length))
+        dataset = dataset.map(
+            lambda *s: checked(_sample(s, spec), length(*s), max_length, _PROBE_AGAIN)
+        )
     ends, sizes = list(boundaries), list(batch_sizes)
     if pad_to_bucket_boundary:  # of the last bucket, too, which has none of its own
         ends, sizes = [*ends, max_length + 1], [*sizes, 1]
@@ -135,11 +138,11 @@ def _cut(sample: Any, most: int, axes: Axes) -> Any:
     return tf.nest.pack_sequence_as(sample, made)
 
 
-def _checked(sample: Any, length: Any, most: int) -> Any:
-    """The sample, or an error where it is too long."""
+def checked(sample: Any, length: Any, most: int, remedy: str) -> Any:
+    """The sample, or an error where it is too long, which ends with what is to be done."""
     said = (
         f"A sample is longer than {most}, the maximum length that the buckets were proven for. "
-        "Probe again with a greater max_length, or give on_too_long='truncate' or 'drop'."
+        f"{remedy}"
     )
     with tf.control_dependencies([tf.debugging.assert_less_equal(length, most, message=said)]):
         return tf.nest.map_structure(tf.identity, sample)

@@ -68,6 +68,12 @@ def has_open_dimensions(dataset: Any) -> bool:
     return any(s.shape.rank is None or None in s.shape[1:].as_list() for s in _leaves(dataset))
 
 
+def may_be_unequal(dataset: Any) -> bool:
+    """Whether its batches may be of unequal shapes, which cannot be put together into others."""
+    ragged = any(isinstance(s, tf.RaggedTensorSpec) for s in tf.nest.flatten(dataset.element_spec))
+    return not ragged and has_open_dimensions(dataset)
+
+
 def _batching(dataset: Any) -> Any:
     return next((d for d in chain(dataset) if hasattr(d, "_batch_size")), None)
 

@@ -11,7 +11,8 @@ import keras
 import tensorflow as tf
 
 from autobatch import devices
-from autobatch.engine import device, optimizers, own_buckets
+from autobatch.bucket_options import ONE_SIZE
+from autobatch.engine import device, optimizers, sequences
 from autobatch.engine.device_memory import DeviceMemory
 from autobatch.engine.iterable_batches import UNEQUAL
 from autobatch.engine.training import Training
@@ -47,7 +48,7 @@ def prepared(
             "TensorFlow's memory. Where the model allows it, --backend tensorflow overrides."
         )
     model, batches = training.model, training.batches
-    own = own_buckets.find(getattr(batches, "dataset", None))
+    own, unsized = sequences.buckets_of(training)
     parameters = f", {_count(model)} parameters" if model.built else ""
     return Prepared(
         model=f"{model.name}{parameters}",
@@ -60,7 +61,12 @@ def prepared(
         optimizers=optimizers.describe(model),
         jit_compile=bool(getattr(model, "jit_compile", False)),
         environment=dict(environment),
-        warnings=(*training.warnings, *_warnings(training), *_of_the_device(memory)),
+        warnings=(
+            *training.warnings,
+            *_warnings(training),
+            *_of_buckets(training, unsized),
+            *_of_the_device(memory),
+        ),
         prelude_seconds=round(prelude_seconds, 3),
         signature=signature,
         replicas=training.replicas,
@@ -72,6 +78,7 @@ def prepared(
         sequence_axes=() if training.rows is None else training.rows.axes,
         bucket_boundaries=() if own is None else own.boundaries,
         bucket_batch_sizes=() if own is None else own.batch_sizes,
+        unsized_buckets=unsized,
         coarse=memory.coarse,
         accelerators=device.other_accelerators(),
     )
@@ -83,6 +90,19 @@ def _warnings(training: Training) -> tuple[str, ...]:
     if training.rows is None:
         return said
     return tuple(each for each in said if not each.startswith(UNEQUAL))
+
+
+def _of_buckets(training: Training, unsized: str) -> Iterator[str]:
+    """What becomes of a script's own buckets that cannot have sizes of their own."""
+    if not unsized:
+        return
+    if training.rows is None:
+        yield f"{ONE_SIZE}: {unsized}"
+    else:
+        yield (
+            "The script's own buckets are not taken, and its padded batches may be what lengths "
+            f"were read from: {unsized}"
+        )
 
 
 def _of_the_device(memory: DeviceMemory) -> Iterator[str]:

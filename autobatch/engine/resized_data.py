@@ -12,8 +12,10 @@ from autobatch.engine import dataset_chain, iterable_batches, own_buckets
 from autobatch.engine.rebuilt import batched_anew, parts_differ, rebuilt
 from autobatch.engine.regrouped import RegroupedDataset, regrouped
 from autobatch.engine.training import are_arrays
+from autobatch.run_plan import Found
 
 _BEHIND_BATCHING = ("_PrefetchDataset", "_OptionsDataset")  # taken off, and put on again
+_NOT_BUCKETED = "its data is not bucketed by bucket_by_sequence_length, as the probed data is"
 
 
 class Unchanged(Exception):  # noqa: N818 - an answer, not an error
@@ -52,39 +54,30 @@ def resized(call: dict[str, Any], size: int, base: int, *, lengths_vary: bool) -
     return changed
 
 
-def in_buckets(
-    call: dict[str, Any],
-    boundaries: tuple[int, ...],
-    batch_sizes: tuple[int, ...],
-    size: int,
-    base: int,
-) -> dict[str, Any]:
+def in_buckets(call: dict[str, Any], found: Found) -> dict[str, Any]:
     """The same call of `fit` with other batch sizes in its buckets, those of validation included.
+
+    A sample longer than was proven ends the training with an error; in validation, its batch is no
+    larger than it was.
 
     Args:
         call: Arguments by name, defaults included.
-        boundaries: Of the buckets that the sizes are for.
-        batch_sizes: The sizes wanted.
-        size, base: Samples a step on average, then and now.
+        found: The buckets, the sizes wanted, and samples a step on average then and now.
 
     Raises:
         Unchanged: Its training data cannot be had so.
     """
-    own = own_buckets.find(call["x"])
+    own, most = own_buckets.find(call["x"]), found.max_length
     if own is None:
-        raise Unchanged(
-            "how its dataset is bucketed cannot be told; nothing but prefetch may come behind "
-            "bucket_by_sequence_length"
-        )
-    if own.boundaries != boundaries:
+        raise Unchanged(own_buckets.obstacle(call["x"]).rstrip(".") or _NOT_BUCKETED)
+    if own.reached(most) != found.bucket_boundaries or own.padded_length(most) != most:
         raise Unchanged("its dataset is bucketed by other lengths than those that were probed")
-    changed = dict(call, x=own.with_sizes(batch_sizes))
+    sizes, size, base = found.bucket_batch_sizes, found.batch_size, found.base_batch_size
+    changed = dict(call, x=own.with_sizes(sizes, most))
     changed["steps_per_epoch"] = _steps(call["steps_per_epoch"], base, size)
     validation = own_buckets.find(call["validation_data"])
-    if validation is not None and validation.boundaries == boundaries:
-        pairs = zip(validation.batch_sizes, batch_sizes, strict=True)
-        sizes = [max(each) for each in pairs]
-        changed["validation_data"] = validation.with_sizes(sizes)
+    if validation is not None and validation.boundaries == own.boundaries:
+        changed["validation_data"] = validation.validated(sizes, most)
         changed["validation_steps"] = _steps(call["validation_steps"], base, size)
     return changed
 
@@ -128,7 +121,7 @@ def rebatched(dataset: Any, size: int, own: int, *, lengths_vary: bool = False) 
         inner = inner._input_dataset
     made = batched_anew(inner, size)
     if made is None:
-        if lengths_vary and _may_be_unequal(dataset):
+        if lengths_vary and dataset_chain.may_be_unequal(dataset):
             raise Unchanged("its batches may be of unequal shapes, padded or grouped by length")
         fixed = dataset_chain.static_batch_size(dataset) is not None
         made, prefetch = dataset.rebatch(size, drop_remainder=fixed), [tf.data.AUTOTUNE]
@@ -139,8 +132,3 @@ def rebatched(dataset: Any, size: int, own: int, *, lengths_vary: bool = False) 
     for buffer in reversed(prefetch):
         made = made.prefetch(buffer)
     return made.with_options(dataset.options())
-
-
-def _may_be_unequal(dataset: Any) -> bool:
-    ragged = any(isinstance(s, tf.RaggedTensorSpec) for s in tf.nest.flatten(dataset.element_spec))
-    return not ragged and dataset_chain.has_open_dimensions(dataset)

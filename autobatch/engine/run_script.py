@@ -68,12 +68,10 @@ class FitResizer:
 
     def _changed(self, model: Any, call: dict[str, Any], found: Found) -> dict[str, Any]:
         try:
-            size, base = found.batch_size, found.base_batch_size
             if found.bucket_batch_sizes:
-                changed = in_buckets(
-                    call, found.bucket_boundaries, found.bucket_batch_sizes, size, base
-                )
+                changed = in_buckets(call, found)
             else:
+                size, base = found.batch_size, found.base_batch_size
                 changed = resized(call, size, base, lengths_vary=is_open(model))
         except Unchanged as reason:
             self._tell(f"fit is left as it is: {reason}")

@@ -52,13 +52,7 @@ def find(model: Any, spec: Any, inputs: Sequence[str] = ()) -> tuple[int | None,
         ModelError: The data is ragged or sparse.
     """
     x, rest = (spec[0], spec[1:]) if isinstance(spec, tuple) else (spec, ())
-    for each in tf.nest.flatten(spec):
-        if not isinstance(each, tf.TensorSpec) or each.shape.rank is None:
-            raise ModelError(
-                f"Buckets need samples that are dense tensors of a known rank; the data has "
-                f"{type(each).__name__}. Give a tf.data.Dataset of unpadded samples "
-                "(each tensor.to_tensor() without the batch dimension)."
-            )
+    _require_dense(spec)
     leaves = _leaves(model, x)
     named = _named(leaves, inputs)
     axes = [
@@ -73,6 +67,43 @@ def find(model: Any, spec: Any, inputs: Sequence[str] = ()) -> tuple[int | None,
         )
     sizes = {leaves[i].data[axis] for i, axis in enumerate(axes) if axis is not None}
     return (*axes, *_target_axes(model, tf.nest.flatten(rest), sizes - {None}))
+
+
+def of_data(spec: Any) -> tuple[int | None, ...]:
+    """The axis that each array of a sample leaves open; None in one that leaves none.
+
+    It is the sequence where a model does not get samples as they are, but what a `map` makes of
+    their batches.
+
+    Args:
+        spec: As `find` takes it.
+
+    Raises:
+        UsageError: An array leaves more than one open.
+        ModelError: The data is ragged or sparse.
+    """
+    _require_dense(spec)
+    axes: list[int | None] = []
+    for each in tf.nest.flatten(spec):
+        shape = each.shape.as_list()
+        varies = [axis for axis, size in enumerate(shape) if size is None]
+        if len(varies) > 1:
+            raise UsageError(
+                f"More than one dimension of an array of the samples is unknown, {tuple(shape)}: "
+                "which is the sequence cannot be told where a map stands behind the batching."
+            )
+        axes.append(next(iter(varies), None))
+    return tuple(axes)
+
+
+def _require_dense(spec: Any) -> None:
+    for each in tf.nest.flatten(spec):
+        if not isinstance(each, tf.TensorSpec) or each.shape.rank is None:
+            raise ModelError(
+                f"Buckets need samples that are dense tensors of a known rank; the data has "
+                f"{type(each).__name__}. Give a tf.data.Dataset of unpadded samples "
+                "(each tensor.to_tensor() without the batch dimension)."
+            )
 
 
 def _leaves(model: Any, x: Any) -> list[_Leaf]:

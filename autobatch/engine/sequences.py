@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from autobatch.engine import bucketed, dataset_chain, own_buckets, sequence_axes
 from autobatch.engine.batches import ArrayBatches, DatasetBatches
+from autobatch.engine.own_buckets import OwnBuckets
 from autobatch.errors import ModelError, UsageError
 from autobatch.length_buckets import Lengths
 from autobatch.protocol import SequenceRequest
@@ -46,6 +47,7 @@ class SequenceRows:
         lengths: Of the whole data set; None where it was made up.
         extra: Arguments of `fit` that go with the data.
         held_bytes: See `Batches`.
+        own: The buckets of the user's own that the data comes in; None where it does not.
     """
 
     rows: Any
@@ -54,6 +56,7 @@ class SequenceRows:
     lengths: Lengths | None
     extra: dict[str, Any]
     held_bytes: tuple[int, ...]
+    own: OwnBuckets | None = None
 
     def batches(self, shapes: tuple[tuple[int, int], ...]) -> ShapedBatches:
         """Batches of these sizes and lengths, over and over again."""
@@ -90,8 +93,10 @@ class ShapedBatches:
     def _dataset(self, shapes: tuple[tuple[int, int], ...]) -> Any:
         made = tf.data.Dataset.from_tensor_slices(np.array(shapes, np.int64)).repeat()
         # Our own code needs no converting, which would read this file again.
-        batch = tf.autograph.experimental.do_not_convert(self._batch)
-        return made.map(batch).prefetch(tf.data.AUTOTUNE)
+        made = made.map(tf.autograph.experimental.do_not_convert(self._batch))
+        if self._source.own is not None:
+            made = self._source.own.mapped(made)
+        return made.prefetch(tf.data.AUTOTUNE)
 
     def _batch(self, shape: Any) -> Any:
         leaves = tf.nest.flatten(self._source.rows)
@@ -122,9 +127,9 @@ def read(training: Any, request: SequenceRequest) -> SequenceRows:
         ModelError: The data gives no samples.
     """
     batches = training.batches
-    own = own_buckets.find(getattr(batches, "dataset", None))
+    own = _own(batches)
     elements = _elements(batches) if own is None else own.samples
-    axes = sequence_axes.find(training.model, elements.element_spec, request.inputs)
+    axes = _axes(training.model, elements, own, request.inputs)
 
     def length_of(*sample: Any) -> Any:
         if own is not None:
@@ -138,6 +143,8 @@ def read(training: Any, request: SequenceRequest) -> SequenceRows:
     if lengths is not None and not lengths.samples:
         raise ModelError("The training data gives no sample at all.")
     max_length = request.max_length or longest
+    if own is not None:
+        max_length = own.padded_length(max_length)
     if max_length < 1:
         raise UsageError(
             "How long sequences may be is not known: no data came with the model. Give "
@@ -150,7 +157,47 @@ def read(training: Any, request: SequenceRequest) -> SequenceRows:
         lengths=lengths,
         extra=dict(getattr(batches, "extra", {})) if isinstance(batches, DatasetBatches) else {},
         held_bytes=batches.held_bytes,
+        own=own,
     )
+
+
+def buckets_of(training: Any) -> tuple[OwnBuckets | None, str]:
+    """The buckets of the user's own that a training's data comes in; None, and why, where they
+    cannot have other sizes or their sequences cannot be told."""
+    batches = training.batches
+    if not isinstance(batches, DatasetBatches) or not batches.lengths_vary:
+        return None, ""
+    own = _own(batches)
+    if own is None:
+        return None, own_buckets.obstacle(batches.dataset)
+    if training.rows is not None:  # they were told
+        return own, ""
+    try:
+        _axes(training.model, own.samples, own, ())
+    except (UsageError, ModelError) as error:
+        if not dataset_chain.may_be_unequal(batches.dataset):
+            return None, ""  # one size is right for them
+        option = " autobatch buckets has that option."
+        return None, error.message + option * ("--sequence-input" in error.message)
+    return own, ""
+
+
+def _own(batches: Any) -> OwnBuckets | None:
+    return own_buckets.find(getattr(batches, "dataset", None))
+
+
+def _axes(
+    model: Any, elements: Any, own: OwnBuckets | None, inputs: tuple[str, ...]
+) -> tuple[int | None, ...]:
+    spec = elements.element_spec
+    if own is not None and own.is_mapped and not inputs:
+        return sequence_axes.of_data(spec)
+    axes = sequence_axes.find(model, spec, inputs)
+    if own is None or inputs:
+        return axes
+    # What bucketing pads is what the samples leave open, whatever the model would take.
+    pairs = zip(axes, tf.nest.flatten(spec), strict=True)
+    return tuple(a if a is not None and leaf.shape[a] is None else None for a, leaf in pairs)
 
 
 def _elements(batches: Any) -> Any:
