@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from autobatch.bucket_options import NOT_HERE
@@ -43,7 +44,26 @@ def find_sizes(
         )
     except Bucketed as found:
         observer(Notice(str(found)))
-    if checked.journal is not None or checked.resume:
-        observer(Notice("Trials of buckets are not kept in a journal, nor taken from one."))
+    for line in left_out(checked):
+        observer(Notice(line))
     kept = {name: value for name, value in options.items() if name not in NOT_HERE}
     return probe_buckets(target, arguments=arguments, observer=observer, **kept)
+
+
+def left_out(options: ProbeOptions) -> Iterator[str]:
+    """What is asked for and has no meaning for buckets, in sentences.
+
+    (`target_batch_size` asks for one size; answers of buckets are in no cache anyway.)
+    """
+    if options.prefer != ProbeOptions().prefer:
+        yield (
+            f"prefer (--prefer) {options.prefer} is left out: each bucket gets its largest safe "
+            "size."
+        )
+    if options.sequence_length is not None:
+        yield (
+            f"sequence_length (--sequence-length) {options.sequence_length} is left out: each "
+            "bucket is probed at its longest sequence."
+        )
+    if options.journal is not None or options.resume:
+        yield "Trials of buckets are not kept in a journal, nor taken from one."

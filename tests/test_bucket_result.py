@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from autobatch import bucket_data, bucket_proof, length_buckets
+from autobatch import as_trained, bucket_data, bucket_proof, length_buckets
 from autobatch.batch_search import Search
-from autobatch.bucket_options import BucketOptions
+from autobatch.bucket_options import NOT_HERE, BucketOptions
 from autobatch.bucket_records import BucketResult
 from autobatch.bucket_report import BucketFindings, bucket_fields
 from autobatch.bucket_search import BucketSearch
@@ -19,6 +19,7 @@ from autobatch.errors import UsageError
 from autobatch.evidence import Plan
 from autobatch.learning_rate import scale_learning_rate
 from autobatch.length_buckets import Lengths
+from autobatch.probing import Bucketed
 from autobatch.protocol import Prepared, TrialDone
 from autobatch.records import Device, LimitKind, OptimizerInfo, Outcome, Proof, ProofKind, Trial
 from autobatch.report import answers
@@ -239,6 +240,38 @@ def test_a_scripts_own_boundaries_may_lie_above_its_samples(
     assert len(notes) == bool(left)
     for note in notes:
         assert f"maximum length, 400: {', '.join(map(str, left))}." in note
+
+
+# -- a script that buckets its data --------------------------------------------------------------
+
+
+def asked_of_buckets(monkeypatch: pytest.MonkeyPatch, **options: Any) -> tuple[list[str], Any]:
+    """What is said, and what buckets are probed with, where a script turns out to have its own."""
+    asked: dict[str, Any] = {}
+
+    def bucketed(*_: Any, **__: Any) -> Any:
+        raise Bucketed("The script buckets its data.")
+
+    monkeypatch.setattr("autobatch.as_trained.find_one", bucketed)
+    monkeypatch.setattr("autobatch.as_trained.probe_buckets", lambda *_, **x: asked.update(x))
+    said: list[Any] = []
+    as_trained.find_sizes("train.py", observer=said.append, **options)
+    return [event.text for event in said], asked
+
+
+def test_options_that_mean_nothing_for_buckets_are_left_out_aloud(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said, asked = asked_of_buckets(monkeypatch, steps=3)
+    assert said == ["The script buckets its data."]
+    assert asked["steps"] == 3
+    loud = {"prefer": "throughput", "sequence_length": 9, "journal": "trials", "resume": True}
+    silent = {"cache": False}  # there is none for buckets
+    said, asked = asked_of_buckets(monkeypatch, **loud, **silent)
+    assert set(loud) | set(silent) | {"target_batch_size"} == set(NOT_HERE)
+    assert not set(NOT_HERE) & set(asked)
+    for words in ("(--prefer) throughput is left out", "(--sequence-length) 9", "journal"):
+        assert any(words in line for line in said[1:]), words
 
 
 def test_a_scripts_own_sizes_have_a_mean_to_scale_from() -> None:
