@@ -452,6 +452,13 @@ def shapes_in_turn_for_fit():
     return [spec_, trained, validated]
 
 
+@case
+def shapes_longer_than_what_this_worker_has_read():
+    rows = sequences.read(training.from_data(tagger(), tagged()), SequenceRequest())
+    batches = rows.batches(((2, 5), (3, 30))).fit_arguments(0)["x"]
+    return [rows.max_length, [list(x.shape) for x, _ in batches.take(2)]]
+
+
 # -- a script's own buckets ----------------------------------------------------------------------
 
 

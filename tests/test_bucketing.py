@@ -53,6 +53,7 @@ VALUES = {
         [[3, 10], [2, 20], [1, 10], [3, 10], [2, 20]],
         [[3, 10], [2, 20]],
     ],
+    "shapes_longer_than_what_this_worker_has_read": [12, [[2, 5], [3, 30]]],
     "own_buckets": [[5, 10], [3, 2, 1], 2, [[4, 4], [2, 9], [2, 12]], True, -1],
     "own_buckets_of_another_making": [None, None, None],
     "own_buckets_with_steps_behind": [

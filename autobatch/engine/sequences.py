@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -60,7 +60,21 @@ class SequenceRows:
 
     def batches(self, shapes: tuple[tuple[int, int], ...]) -> ShapedBatches:
         """Batches of these sizes and lengths, over and over again."""
-        return ShapedBatches(self, shapes)
+        return ShapedBatches(self._up_to(max(length for _, length in shapes)), shapes)
+
+    def _up_to(self, length: int) -> SequenceRows:
+        """The same rows, stretched to a length at least.
+
+        Another worker may have read other lengths: random data, or less of it in the same time.
+        """
+        if length <= self.max_length:
+            return self
+        leaves = [
+            leaf if axis is None else _stretched(leaf, axis + 1, length)
+            for leaf, axis in zip(tf.nest.flatten(self.rows), self.axes, strict=True)
+        ]
+        rows = tf.nest.pack_sequence_as(self.rows, leaves)
+        return replace(self, rows=rows, max_length=length)
 
 
 class ShapedBatches:
