@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import autobatch
 from autobatch.engine import own_buckets as own_buckets_
-from autobatch.engine import sequence_axes, sequences, training
+from autobatch.engine import sequence_axes, sequence_data, sequences, training
 from autobatch.engine.model_source import SYNTHETIC_SAMPLES
 from autobatch.engine.resized_data import in_buckets
 from autobatch.engine.synthetic import synthetic_data
@@ -577,7 +577,7 @@ def what_stands_in_the_way_of_own_buckets():
 
 
 def in_sight(made, dataset):
-    own, why = sequences.buckets_of(training.from_data(made, dataset))
+    own, why = sequence_data.sizable(training.from_data(made, dataset))
     return [own is not None, why]
 
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from autobatch import devices
 from autobatch.bucket_options import ONE_SIZE
-from autobatch.engine import device, optimizers, sequences
+from autobatch.engine import device, optimizers, sequence_data
 from autobatch.engine.device_memory import DeviceMemory
 from autobatch.engine.iterable_batches import UNEQUAL
 from autobatch.engine.training import Training
@@ -48,7 +48,7 @@ def prepared(
             "TensorFlow's memory. Where the model allows it, --backend tensorflow overrides."
         )
     model, batches = training.model, training.batches
-    own, unsized = sequences.buckets_of(training)
+    own, unsized = sequence_data.sizable(training)
     parameters = f", {_count(model)} parameters" if model.built else ""
     return Prepared(
         model=f"{model.name}{parameters}",

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from autobatch.engine import bucketed, dataset_chain, own_buckets, sequence_axes
-from autobatch.engine.batches import ArrayBatches, DatasetBatches
+from autobatch.engine import bucketed, dataset_chain, sequence_data
+from autobatch.engine.batches import DatasetBatches
 from autobatch.engine.own_buckets import OwnBuckets
 from autobatch.errors import ModelError, UsageError
 from autobatch.length_buckets import Lengths
@@ -27,13 +27,6 @@ from autobatch.protocol import SequenceRequest
 ROWS = 8
 SCAN_SECONDS = 20.0  # at most, to read the lengths of all samples
 _AT_ONCE = 1024  # lengths; one by one they would take Python's time
-_UNCHANGING = ("_PrefetchDataset", "_OptionsDataset", "_RepeatDataset", "_ShuffleDataset")
-_BATCHING = (
-    "_BatchDataset",
-    "_ParallelBatchDataset",
-    "_PaddedBatchDataset",
-    "_GroupByWindowDataset",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +134,9 @@ def read(training: Any, request: SequenceRequest) -> SequenceRows:
         ModelError: The data gives no samples.
     """
     batches = training.batches
-    own = _own(batches)
-    elements = _elements(batches) if own is None else own.samples
-    axes = _axes(training.model, elements, own, request.inputs)
+    own = sequence_data.find_own(batches)
+    elements = sequence_data.elements_of(batches) if own is None else own.samples
+    axes = sequence_data.axes_of(training.model, elements, own, request.inputs)
 
     def length_of(*sample: Any) -> Any:
         if own is not None:
@@ -173,66 +166,6 @@ def read(training: Any, request: SequenceRequest) -> SequenceRows:
         held_bytes=batches.held_bytes,
         own=own,
     )
-
-
-def buckets_of(training: Any) -> tuple[OwnBuckets | None, str]:
-    """The buckets of the user's own that a training's data comes in; None, and why, where they
-    cannot have other sizes or their sequences cannot be told."""
-    batches = training.batches
-    if not isinstance(batches, DatasetBatches) or not batches.lengths_vary:
-        return None, ""
-    own = _own(batches)
-    if own is None:
-        return None, own_buckets.obstacle(batches.dataset)
-    if training.rows is not None:  # they were told
-        return own, ""
-    try:
-        _axes(training.model, own.samples, own, ())
-    except (UsageError, ModelError) as error:
-        if not dataset_chain.may_be_unequal(batches.dataset):
-            return None, ""  # one size is right for them
-        option = " autobatch buckets has that option."
-        return None, error.message + option * ("--sequence-input" in error.message)
-    return own, ""
-
-
-def _own(batches: Any) -> OwnBuckets | None:
-    return own_buckets.find(getattr(batches, "dataset", None))
-
-
-def _axes(
-    model: Any, elements: Any, own: OwnBuckets | None, inputs: tuple[str, ...]
-) -> tuple[int | None, ...]:
-    spec = elements.element_spec
-    if own is not None and own.is_mapped and not inputs:
-        return sequence_axes.of_data(spec)
-    axes = sequence_axes.find(model, spec, inputs)
-    if own is None or inputs:
-        return axes
-    # What bucketing pads is what the samples leave open, whatever the model would take.
-    pairs = zip(axes, tf.nest.flatten(spec), strict=True)
-    return tuple(a if a is not None and leaf.shape[a] is None else None for a, leaf in pairs)
-
-
-def _elements(batches: Any) -> Any:
-    """The samples one by one."""
-    if isinstance(batches, ArrayBatches):
-        parts = tuple(batches._parts)
-        return tf.data.Dataset.from_tensor_slices(parts if len(parts) > 1 else parts[0])
-    if not isinstance(batches, DatasetBatches):
-        raise ModelError(
-            "Buckets need samples one by one: give the model's file a build_dataset() that returns "
-            "a tf.data.Dataset of them, unpadded (tf.data.Dataset.from_generator, say)."
-        )
-    return batches.dataset if not batches.batched else unbatched(batches.dataset)
-
-
-def unbatched(dataset: Any) -> Any:
-    """The samples of a dataset of batches: as they were before it, where that is in sight."""
-    inner = dataset
-    while type(inner).__name__ in _UNCHANGING:
-        inner = inner._input_dataset
-    return inner._input_dataset if type(inner).__name__ in _BATCHING else dataset.unbatch()
 
 
 def scan(elements: Any, length_of: Callable[..., Any]) -> Lengths:
