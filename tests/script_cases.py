@@ -84,6 +84,18 @@ batches: Any = DatasetBatches(bucketed, batched=True)
 SEEN["bucketed"] = [shapes(batches, 5), batches.samples, batches.warnings]
 batches = DatasetBatches(bucketed, batched=True, lengths_vary=False)
 SEEN["bucketed_model_of_one_length"] = [batches.longest is None, batches.warnings]
+ROUNDS: list[int] = []
+
+
+def counted() -> Any:
+    ROUNDS.append(1)
+    yield from sentences()
+
+
+endless = Dataset.from_generator(counted, output_signature=tf.TensorSpec((None,), tf.int32))
+endless = endless.padded_batch(2).repeat().prefetch(1)
+batches = DatasetBatches(endless, batched=True)
+SEEN["endless"] = [len(ROUNDS) < 5, batches.longest is not None, batches.samples]
 ragged = Dataset.from_tensor_slices(tf.ragged.constant([[1], [2], [3, 4, 5, 6], [7, 8, 9]]))
 batches = DatasetBatches(ragged.batch(2), batched=True)
 first = next(iter(batches.fit_arguments(3)["x"]))

@@ -276,6 +276,7 @@ def test_unequal_shapes_are_probed_at_the_longest(seen: Any) -> None:
     assert "unequal shapes" in warning
     assert "shape: 9" in warning
     assert seen["bucketed_model_of_one_length"] == [True, []]
+    assert seen["endless"] == [True, True, None]  # looked through once, not for as long as may be
     samples, shapes, (warning,) = seen["py_dataset_bucketed"]
     assert (samples, shapes) == (10, [[5, 7]] * 3)
     assert "unequal shapes" in warning

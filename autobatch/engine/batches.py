@@ -188,8 +188,10 @@ class DatasetBatches:
             batches = None
             if self.samples and self.batch_size:
                 batches = math.ceil(self.samples / self.batch_size)
-            seen = dataset_chain.longest_batch(self.dataset, batches)
-            self.samples = self.samples or seen.samples
+            once = dataset_chain.one_round(self.dataset)  # further ones hold nothing new, as a rule
+            seen = dataset_chain.longest_batch(once, batches)
+            if once is self.dataset:
+                self.samples = self.samples or seen.samples
             if seen.unequal:
                 self.longest = seen.batch
                 said = unequal_shapes(describe_shapes(seen.shapes))

@@ -18,6 +18,7 @@ from autobatch.units import MIB
 
 SCAN_SECONDS = 10.0  # at most, to look through a dataset for its longest batch
 MOST_BATCHES = 10_000  # to look at where nothing says how many there are
+_REORDERING = ("_PrefetchDataset", "_OptionsDataset", "_ShuffleDataset")
 WORTH_A_WORD = 16 * MIB  # of float64: below, nobody gains by changing it
 
 
@@ -50,6 +51,15 @@ def cardinality(dataset: Any) -> int | None:
         if count == tf.data.UNKNOWN_CARDINALITY:
             return None
     return None
+
+
+def one_round(dataset: Any) -> Any:
+    """What repeats without end, once; any other dataset as it is."""
+    inner = dataset
+    while type(inner).__name__ in _REORDERING:
+        inner = inner._input_dataset
+    endless = type(inner).__name__ == "_RepeatDataset" and int(inner._count) < 0
+    return inner._input_dataset if endless else dataset
 
 
 def _leaves(dataset: Any) -> list[Any]:
