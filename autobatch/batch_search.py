@@ -85,10 +85,10 @@ class Search(Evidence):
     def next(self) -> Action:
         """The next trial, or the answer."""
         if not self.trials:
-            if self.plan.careful:
-                return Try(self.plan.space.first)
             if self.plan.start is not None:
                 return Try(self._at_most(self.plan.start) or self.plan.space.first)
+            if self.plan.careful:
+                return Try(self.plan.space.first)
             # The second size tells whether the first fits too, and leaves one trial to spend.
             return Try(self.plan.space.at_most(2 * self.plan.space.first) or 0)
         if any(t.proof and not self.is_fit(t) for t in self.trials):
@@ -114,10 +114,10 @@ class Search(Evidence):
 
     @property
     def seen_from_near(self) -> int | None:
-        """A size somewhat below the one that the trials tell; None where none was near that, or the
-        answer is to be exact."""
+        """A size somewhat below the one that the trials tell; None where none was near that, the
+        answer is to be exact, or memory must not run out."""
         model, aim = self.model, self._aim
-        if not self.plan.precision or model is None or aim is None:
+        if not self.plan.precision or self.plan.careful or model is None or aim is None:
             return None
         size = self._at_most(self._somewhat_below(aim))
         if size is None or (self.fails is not None and size >= self.fails):
@@ -153,7 +153,10 @@ class Search(Evidence):
         if all(t.outcome is Outcome.FAILED for t in self.trials):
             # The script's own size may be the only one: ask for it before a size of 1, which may
             # go through where it is stretched over the numbers that a model counts on.
-            for size in (self.plan.space.at_most(self.plan.usual_size or 8), self.plan.space.first):
+            usual = self.plan.usual_size or 8
+            if self.plan.careful and self.plan.start is not None:
+                usual = min(usual, self.plan.start)  # more has fitted nowhere
+            for size in (self.plan.space.at_most(usual), self.plan.space.first):
                 if size is not None and size not in tried:
                     return Try(size)
             return GiveUp(self.trials[0])

@@ -5,6 +5,9 @@ shortest one to its start, and with both the memory model knows how memory grows
 the others begin where they end, as a rule. When every bucket has its size they are proven
 together, for a training sees all of them in one process; a size that dies there is lowered, and
 all are proven anew.
+
+Where memory must not run out, no bucket starts where the model alone expects that it fits: what
+fitted at other lengths leads, and from there on each bucket is searched from below.
 """
 
 from __future__ import annotations
@@ -15,9 +18,11 @@ from functools import cached_property
 
 from autobatch import length_model
 from autobatch.batch_search import Done, GiveUp, Prove, Search, Try
+from autobatch.memory_model import CAREFUL_JUMP
 from autobatch.records import Outcome, Trial
 
 FIRST_LEAP = 0.6  # of what a model of one length expects of another one
+SURELY = 0.9  # of what two lengths tell of one between them, where memory must not run out
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +88,44 @@ class BucketSearch:
         return length_model.fit(self.trials)
 
     def begun(self, bucket: int) -> Search:
-        """The bucket's search; one without trials starts where the model sees its answer."""
+        """The bucket's search; one without trials starts where the model sees its answer.
+
+        Where memory must not run out, it starts where it is sure to fit: see `_surely`.
+        """
         search, model = self.searches[bucket], self.model
         if search.trials or model is None or search.plan.budget_bytes is None:
             return search
+        if search.plan.careful:
+            return replace(search, plan=replace(search.plan, start=self._surely(bucket)))
         # What has to stay free is known where trials were: it is as much here.
         target = min(each.target_bytes for each in self.searches if each.trials)
         expected = model.largest_within(target, self.lengths[bucket])
         share = FIRST_LEAP if model.lengths == 1 else 1 - search.plan.precision
         start = max(search.plan.space.first, int(min(expected * share, search.plan.space.last)))
         return replace(search, plan=replace(search.plan, start=start))
+
+    def _surely(self, bucket: int) -> int | None:
+        """A size that is sure to fit in a bucket without trials; None where nothing tells.
+
+        What fitted at a longer length does. Somewhat less than what is between that and what
+        fitted at a shorter one does, too, for over the length bytes bend upwards or not at all;
+        but no more than a search from below would dare.
+        """
+        fitted = [
+            (length, search.fits)
+            for length, search in zip(self.lengths, self.searches, strict=True)
+            if search.fits
+        ]
+        length = self.lengths[bucket]
+        longer = [each for each in fitted if each[0] > length]
+        shorter = [each for each in fitted if each[0] < length]
+        if not longer:
+            return None
+        most = max(size for _, size in longer)
+        if not shorter:
+            return most
+        between = length_model.largest_between(shorter[-1], longer[0], length)
+        return max(most, int(min(SURELY * between, CAREFUL_JUMP * most)))
 
     def add(self, bucket: int, trial: Trial) -> BucketSearch:
         """With one more trial."""

@@ -44,8 +44,9 @@ class Plan:
         usual_size: A size the user's script is known to work with, if any.
         careful: Trials run where memory must not run out: from below, and never at a size that
             could need more than the budget if memory grew faster than it did so far.
-        start: Where other searches of the same model have led to expect the answer: the first
-            trial is there. Defaults to a start from below.
+        start: Where other searches of the same model have led to expect the answer; where memory
+            must not run out, what they have shown to fit. The first trial is there. Defaults to a
+            start from below.
     """
 
     space: SizeSpace

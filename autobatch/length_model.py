@@ -65,6 +65,20 @@ class LengthModel:
         return low
 
 
+def largest_between(shorter: tuple[int, int], longer: tuple[int, int], length: int) -> float:
+    """The batch size that needs no more at a length than two batches did at lengths about it.
+
+    Samples and tokens of such a batch are a weighted mean of theirs, and bytes over samples and
+    tokens are convex for every part that there is: so they are at most the weighted mean of both.
+
+    Args:
+        shorter, longer: Length and batch size of the two.
+        length: Between theirs.
+    """
+    share = (length - shorter[0]) / (longer[0] - shorter[0])
+    return 1 / ((1 - share) / shorter[1] + share / longer[1])
+
+
 def fit(trials: Iterable[Trial]) -> LengthModel | None:
     """The model of these trials, told apart by their `sequence_length`; None without any."""
     groups: dict[int, list[Trial]] = {}

@@ -292,6 +292,56 @@ def test_no_answer_exceeds_the_budget_and_none_is_far_below(
         assert size >= 0.9 * best - 1
 
 
+@given(
+    st.floats(0, 2e8),
+    st.floats(0, 2e6),
+    st.floats(0, 50000),
+    st.floats(0, 300),
+    st.floats(0, 20000),
+    st.floats(0, 0.04),
+)
+def test_where_memory_must_not_run_out_no_trial_of_any_bucket_does(
+    fixed: float, sample: float, token: float, pair: float, pairs: float, bump: float
+) -> None:
+    def needs(b: int, n: int) -> float:
+        bumps = 1 + bump * (n in (110, 300))  # above any line through the lengths about them
+        return fixed + bumps * b * (sample + n * (token + n * pair)) + b * b * pairs
+
+    device = Device(needs, room=1.0)
+    state, end = search(device, careful=True, space=SizeSpace(1, 5000))
+    if isinstance(end, Stuck):
+        assert {length for length, _ in device.tried} == {500}
+        return
+    assert all(t.outcome is Outcome.FITS for t in state.trials)
+    assert device.proofs == [end.batch_sizes]
+    assert set(zip(LENGTHS, end.batch_sizes, strict=True)) <= set(device.tried)
+    for size, length, one in zip(end.batch_sizes, LENGTHS, state.searches, strict=True):
+        best = min(5000, device.best(length, one.target_bytes))
+        least = 0.85 if one.plan.start else 0.7  # alone, from one sample, it takes longer steps
+        assert least * best - 1 <= size <= best
+
+
+def test_where_memory_must_not_run_out_buckets_start_at_what_fitted_and_cost_less_for_it() -> None:
+    device = Device(attention, room=1.0)
+    _, end = search(device, careful=True)
+    assert isinstance(end, Found)
+    of_each = {length: [b for n, b in device.tried if n == length] for length in LENGTHS}
+    assert [of_each[length][0] for length in (500, 60)] == [1, end.batch_sizes[-1]]
+    for place, length in ((3, 300), (2, 190), (1, 110)):
+        assert end.batch_sizes[place + 1] < of_each[length][0] < end.batch_sizes[place]
+    alone = Device(attention, room=1.0)
+    for length in LENGTHS:
+        search(alone, (length,), careful=True)
+    assert len(device.tried) <= 0.75 * len(alone.tried)
+
+
+def test_where_memory_must_not_run_out_a_models_error_leads_to_no_larger_size() -> None:
+    plan = Plan(SizeSpace(), budget_bytes=BUDGET, limit_bytes=BUDGET, careful=True, start=3)
+    failed = Trial(batch_size=3, outcome=Outcome.FAILED)
+    assert Search(plan).next() == Try(3)
+    assert Search(plan, (failed,)).next() == Try(1)
+
+
 def test_a_proof_goes_up_and_down_through_the_buckets_and_ends_in_smaller_batches() -> None:
     shapes = proof_shapes((90, 40, 1), (10, 20, 30), rounds=3)
     whole = [(90, 10), (40, 20), (1, 30)]
