@@ -7,7 +7,7 @@ import random
 import msgspec
 
 from autobatch.bucket_search import BucketSearch
-from autobatch.conversation import Ending
+from autobatch.endings import Ending
 from autobatch.protocol import TrialDone
 from autobatch.records import Trial
 

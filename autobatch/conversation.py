@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 from autobatch import devices, endings, protocol
+from autobatch.endings import Ending
 from autobatch.errors import WorkerError
 from autobatch.events import Notice, Observer, WorkerStage
 from autobatch.launcher import Launcher, WorkerDied, WorkerTimedOut
-from autobatch.records import Trial
 from autobatch.units import format_bytes
 from autobatch.worker_process import Worker
 
@@ -20,23 +19,6 @@ MEMORY_PATIENCE = 5.0  # seconds that a driver may take to free a dead process's
 
 class OutOfTime(Exception):  # noqa: N818 - ends the search, not the probe
     """The probe's own time limit passed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How a trial ended.
-
-    Attributes:
-        trial: For the search.
-        answer: What the worker said at its end; None if nothing.
-        reusable: The worker can be used for another trial.
-        step: The training step that it had begun, counted from 1; 0 before the first.
-    """
-
-    trial: Trial
-    answer: protocol.TrialDone | protocol.Failed | None
-    reusable: bool
-    step: int = 0
 
 
 class Conversation:

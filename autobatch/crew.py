@@ -11,15 +11,14 @@ from dataclasses import replace
 import msgspec
 
 from autobatch import endings, protocol
-from autobatch.conversation import Conversation, Ending
+from autobatch.conversation import Conversation
 from autobatch.devices import DeviceChoice
-from autobatch.endings import LoadingFailed
+from autobatch.endings import Ending, LoadingFailed
 from autobatch.errors import ModelError, WorkerError
 from autobatch.events import LogText, Observer, WorkerStage
 from autobatch.launcher import Launcher
 from autobatch.options import ProbeOptions
 from autobatch.records import Outcome, Trial
-from autobatch.units import format_bytes
 
 SEARCH, PROOF = "search", "proof"
 RESTARTS = 2  # of a worker whose script sets variables too late: more is a script that never ends
@@ -158,20 +157,12 @@ class Crew:
             ),
             beyond,
         )
-        done = ending.answer
-        return ending.trial, done if isinstance(done, protocol.TrialDone) else None
+        return ending.trial, ending.done
 
     def prove_shapes(self, shapes: tuple[tuple[int, int], ...]) -> Ending:
         """Run a proof of batches of several sizes and lengths, one step each, in one process."""
-        return self._prove(
-            protocol.RunTrial(
-                batch_size=max(size for size, _ in shapes),
-                steps=len(shapes),
-                shapes=shapes,
-                validation=self._options.validation,
-                proof=True,
-            )
-        )
+        request = protocol.RunTrial.of_shapes(shapes, validation=self._options.validation)
+        return self._prove(request)
 
     def _prove(self, request: protocol.RunTrial, beyond: int | None = None) -> Ending:
         self._bury_searcher()  # its memory is wanted, and there is no way back to it
@@ -308,24 +299,14 @@ class Crew:
 
     def _run_within(self, worker: Conversation, request: protocol.RunTrial) -> Ending:
         """Run what must keep to the budget, whether or not the allocator enforces it."""
-        ending = self._run(worker, request)
-        budget, trial = self.device.budget_bytes, ending.trial
-        most = max(trial.peak_bytes or 0, trial.other_peak_bytes or 0)
-        if budget is None or trial.outcome is not Outcome.FITS or most <= budget:
-            return ending
-        why = (
-            f"it used {format_bytes(most)} of {format_bytes(budget)}, a limit that this "
-            "allocator does not keep"
-        )
-        trial = msgspec.structs.replace(trial, outcome=Outcome.OUT_OF_MEMORY, why=why)
-        return replace(ending, trial=trial, answer=None)
+        return self._run(worker, request).within(self.device.budget_bytes)
 
     def _run(self, worker: Conversation, request: protocol.RunTrial) -> Ending:
         limit = self._options.timeout * max(1, len({length for _, length in request.shapes}))
         ending = worker.run(request, limit, passed=self._passed)
-        if isinstance(ending.answer, protocol.TrialDone):
+        if ending.done is not None:
             self._passed = max(self._passed, request.extent)
-            self.not_a_number |= ending.answer.not_a_number
-        else:
-            self.failed = ending.answer or self.failed
+            self.not_a_number |= ending.done.not_a_number
+        elif isinstance(ending.answer, protocol.Failed):
+            self.failed = ending.answer
         return ending

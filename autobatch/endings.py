@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import msgspec
 
 from autobatch import device_faults, oom, protocol
 from autobatch.errors import (
@@ -86,6 +88,42 @@ def device_fault(end: End) -> DeviceError | None:
     if found is None:
         return None
     return DeviceError(f"The GPU failed while {doing(end.phase)}: {found}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a trial ended.
+
+    Attributes:
+        trial: For the search.
+        answer: What whoever ran it said at its end; None if nothing.
+        reusable: The process can be used for another trial.
+        step: The training step that it had begun, counted from 1; 0 before the first.
+    """
+
+    trial: Trial
+    answer: protocol.TrialDone | protocol.Failed | None
+    reusable: bool
+    step: int = 0
+
+    @property
+    def done(self) -> protocol.TrialDone | None:
+        """What a trial that went through came to; None for one that did not."""
+        return self.answer if isinstance(self.answer, protocol.TrialDone) else None
+
+    def within(self, budget_bytes: int | None) -> Ending:
+        """The same, or out of memory where it used more than the budget: not every allocator
+        enforces one."""
+        most = max(self.trial.peak_bytes or 0, self.trial.other_peak_bytes or 0)
+        fits = self.trial.outcome is Outcome.FITS
+        if budget_bytes is None or not fits or most <= budget_bytes:
+            return self
+        why = (
+            f"it used {format_bytes(most)} of {format_bytes(budget_bytes)}, a limit that this "
+            "allocator does not keep"
+        )
+        trial = msgspec.structs.replace(self.trial, outcome=Outcome.OUT_OF_MEMORY, why=why)
+        return replace(self, trial=trial, answer=None)
 
 
 class LoadingFailed(Exception):  # noqa: N818 - an event; `error` is what the user is told

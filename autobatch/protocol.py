@@ -137,6 +137,18 @@ class RunTrial(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     sequence_length: int | None = None
     shapes: tuple[tuple[int, int], ...] = ()
 
+    @classmethod
+    def of_shapes(cls, shapes: tuple[tuple[int, int], ...], *, validation: bool) -> RunTrial:
+        """The proof of batches of these sizes and lengths, one step each."""
+        largest = max(size for size, _ in shapes)
+        return cls(
+            batch_size=largest,
+            steps=len(shapes),
+            shapes=shapes,
+            validation=validation,
+            proof=True,
+        )
+
     @property
     def extent(self) -> int:
         """Samples, or tokens where lengths are told apart: of two trials, which is the larger."""

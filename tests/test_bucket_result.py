@@ -14,7 +14,7 @@ from autobatch.bucket_options import NOT_HERE, BucketOptions
 from autobatch.bucket_records import BucketResult
 from autobatch.bucket_report import BucketFindings, bucket_fields
 from autobatch.bucket_search import BucketSearch
-from autobatch.conversation import Ending
+from autobatch.endings import Ending
 from autobatch.errors import UsageError
 from autobatch.evidence import Plan
 from autobatch.learning_rate import scale_learning_rate

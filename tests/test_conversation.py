@@ -14,10 +14,11 @@ import pytest
 
 from autobatch import conversation, endings, protocol, worker_process
 from autobatch.conversation import Conversation, OutOfTime, memory_kept
+from autobatch.endings import Ending
 from autobatch.errors import DeviceError, ModelError, NoGpuError, NothingFitsError, WorkerError
 from autobatch.events import Event, Notice
 from autobatch.launcher import Launcher
-from autobatch.protocol import DeviceRequest, Failed, Prepare, RunTrial, Target
+from autobatch.protocol import DeviceRequest, Failed, Prepare, RunTrial, Target, TrialDone
 from autobatch.records import Outcome
 from autobatch.units import MIB, format_bytes
 
@@ -205,3 +206,16 @@ def test_some_patience_for_the_driver() -> None:
     counts = iter([5, 4, None])
     assert memory_kept(lambda: next(counts), LONG, 0.001) is None
     assert memory_kept(lambda: 8, 0.01, 0.001) == 8
+
+
+def test_a_trial_that_used_more_than_the_budget_ran_out_of_memory() -> None:
+    done = TrialDone(
+        step_peak_bytes=(7, 9), step_seconds=(0.1, 0.1), other_peak_bytes=11, resident_bytes=1
+    )
+    ending = Ending(done.as_trial(TRIAL), done, reusable=True)
+    for enough in (None, 11):
+        assert ending.within(enough) is ending
+    beyond = ending.within(10)
+    assert beyond.trial.outcome is Outcome.OUT_OF_MEMORY
+    assert "11 bytes of 10 bytes" in (beyond.trial.why or "")
+    assert beyond.done is None

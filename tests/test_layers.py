@@ -119,6 +119,7 @@ TOP = {
     "survey": {"msgspec"},
     "probing": {"msgspec"},
     "crew": {"msgspec"},
+    "endings": {"msgspec"},
     "own_search": {"msgspec"},
     "run_plan": {"msgspec"},
     "run_main": {"msgspec"},

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from autobatch import protocol
-from autobatch.conversation import Conversation, Ending
+from autobatch.conversation import Conversation
 from autobatch.devices import DeviceChoice
+from autobatch.endings import Ending
 from autobatch.events import ignore
 from autobatch.launcher import Launcher
 from autobatch.records import Outcome
