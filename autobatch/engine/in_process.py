@@ -16,6 +16,7 @@ import keras
 import tensorflow as tf
 
 from autobatch import endings
+from autobatch.endings import Ending
 from autobatch.engine import device, inventory, replay
 from autobatch.engine.device_memory import DeviceMemory
 from autobatch.engine.runner import Runner
@@ -47,7 +48,8 @@ class InProcess:
         self._memory = open_memory(strategy_of(training.model))
         self._runner = Runner(training, self._memory, self._on_stage)
         self._size: int | None = None
-        self._passed = 0
+        self._step = 0  # that has begun, of the present trial
+        self._passed = 0  # the largest extent of a trial that ran well
         self.failed: Failed | None = None
         self.not_a_number = False
         self.versions = {
@@ -72,7 +74,13 @@ class InProcess:
         )
 
     def measure(
-        self, batch_size: int, *, steps: int, trace: bool, enough_bytes: int | None
+        self,
+        batch_size: int,
+        *,
+        steps: int,
+        trace: bool,
+        enough_bytes: int | None,
+        sequence_length: int | None = None,
     ) -> Trial:
         """Run a search trial."""
         request = RunTrial(
@@ -81,8 +89,9 @@ class InProcess:
             trace=trace,
             careful=True,
             enough_bytes=enough_bytes,
+            sequence_length=sequence_length,
         )
-        return self._run(request)[0]
+        return self._run(request).trial
 
     def prove(
         self, batch_size: int, *, enough_bytes: int, beyond: int | None
@@ -97,29 +106,36 @@ class InProcess:
             trace=True,
             enough_bytes=enough_bytes,
         )
-        return self._run(request)
+        ending = self._run(request)
+        return ending.trial, ending.done
 
-    def _run(self, request: RunTrial) -> tuple[Trial, TrialDone | None]:
-        self._size = request.batch_size
+    def prove_shapes(self, shapes: tuple[tuple[int, int], ...]) -> Ending:
+        """Run a proof of batches of several sizes and lengths, one step each."""
+        request = RunTrial.of_shapes(shapes, validation=self._options.validation)
+        return self._run(request).within(self.device.budget_bytes)
+
+    def _run(self, request: RunTrial) -> Ending:
+        self._size, self._step = request.batch_size, 0
         answer = self._runner.run(request)
         gc.collect()
         if isinstance(answer, TrialDone):
             self.not_a_number |= answer.not_a_number
-            self._passed = max(self._passed, request.batch_size)
-            return answer.as_trial(request), answer
+            self._passed = max(self._passed, request.extent)
+            return Ending(answer.as_trial(request), answer, reusable=True)
         self.failed = answer
         end = endings.End(
             phase=answer.phase,
             device=self.device.kind,
             failed=answer,
-            smaller_size_passed=0 < self._passed < request.batch_size,
+            smaller_size_passed=0 < self._passed < request.extent,
         )
         trial = endings.ended(request, end)
         if trial.outcome not in endings.MEMORY and (fault := endings.device_fault(end)):
             raise fault
-        return trial, None
+        return Ending(trial, answer, reusable=True, step=self._step)
 
     def _on_stage(self, stage: str, step: int, steps: int) -> None:
+        self._step = step or self._step
         self._observe(WorkerStage(HERE, stage, step, steps, self._size))
 
 
