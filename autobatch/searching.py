@@ -56,9 +56,15 @@ class Trials(Protocol):
     versions: dict[str, str]
 
     def measure(
-        self, batch_size: int, *, steps: int, trace: bool, enough_bytes: int | None
+        self,
+        batch_size: int,
+        *,
+        steps: int,
+        trace: bool,
+        enough_bytes: int | None,
+        sequence_length: int | None = None,
     ) -> Trial:
-        """Run a search trial."""
+        """Run a search trial, with all sequences of one length where that is given."""
         ...
 
     def prove(
@@ -251,6 +257,7 @@ class Searching:
             steps=steps,
             trace=near or self._tight,
             enough_bytes=self.search.enough_bytes,
+            sequence_length=sequence_length,
         )
         self._check_device()
         return msgspec.structs.replace(trial, tight=self._tight)
