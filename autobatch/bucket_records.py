@@ -85,7 +85,7 @@ class BucketResult(msgspec.Struct, frozen=True, kw_only=True):
         padding: What is gained; None where the data's lengths are not known.
         device: Where the trials ran, and what they could use.
         headroom_bytes: Bytes of the budget asked to be kept free of the peak.
-        proof: The run that the answer rests on: one fresh process for all buckets.
+        proof: The run that the answer rests on: in one process, through all buckets.
         trials: Everything tried, in order, proofs included.
         warnings: Sentences the user should read.
         seconds: Wall time of the probe.

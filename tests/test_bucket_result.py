@@ -347,6 +347,12 @@ def test_the_page_fits_and_says_what_to_write(width: int, unicode: bool) -> None
         assert words in said or width == 40
 
 
+def test_the_page_says_where_the_proof_ran() -> None:
+    here = msgspec.structs.replace(result().proof, kind=ProofKind.THIS_PROCESS)
+    page = answers.page(msgspec.structs.replace(result(), proof=here), width=100, color=False)
+    assert "passed in this process, the one that trains" in " ".join(page.split())
+
+
 def test_the_table_of_trials_tells_their_lengths() -> None:
     lines = answers.page(result(), width=100, color=False).splitlines()
     head = next(line for line in lines if "length" in line)

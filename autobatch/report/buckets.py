@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.text import Text
 
 from autobatch.bucket_records import Bucket, BucketResult
+from autobatch.records import ProofKind
 from autobatch.report.look import Look
 from autobatch.report.summary import LIMITS, learning_rate_lines, warning_lines
 from autobatch.report.text import format_peak, format_rate, format_seconds, format_speed
@@ -114,11 +115,13 @@ def _explained(result: BucketResult, look: Look) -> list[Text]:
             ),
         )
     proof = result.proof
+    fresh = proof.kind is ProofKind.FRESH_PROCESS
+    where = "in one fresh process" if fresh else "in this process, the one that trains"
     ran = f"{proof.steps} steps through all buckets, each at its longest sequence"
     if proof.validation_steps:
         ran += f", {proof.validation_steps} validation steps"
     peak = f"; peak {format_bytes(max(proof.peak_bytes))}" if proof.peak_bytes else ""
-    lines += look.labelled("Proof", look.text(f"passed in one fresh process: {ran}{peak}"))
+    lines += look.labelled("Proof", look.text(f"passed {where}: {ran}{peak}"))
     return lines + _padding(result, look)
 
 
