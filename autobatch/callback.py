@@ -66,8 +66,8 @@ class AutoBatch(keras.callbacks.Callback):  # type: ignore[misc]
         observer: Told each event (`autobatch.events`) of the search as it happens. Defaults to
             nobody.
         bucket_boundaries: The first length of each bucket but the first: `batch` then puts samples
-            into buckets by length, and a size is found for each, in workers. `"auto"` chooses
-            those that leave the least padding. Defaults to one size for all.
+            into buckets by length, and a size is found for each; one replica alone. `"auto"`
+            chooses those that leave the least padding. Defaults to one size for all.
         max_length: With buckets, the greatest length. Defaults to the data's longest, where it can
             be read without changing what it gives next.
         on_too_long: With buckets, what becomes of longer samples: `"error"`, `"truncate"` or

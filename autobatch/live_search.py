@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import msgspec
 import tensorflow as tf
 
-from autobatch import bucket_probing, learning_rate, probing, searching
+from autobatch import bucket_probing, bucket_searching, learning_rate, probing, searching
 from autobatch.bucket_options import BucketOptions
 from autobatch.bucket_records import BucketResult
 from autobatch.engine import (
@@ -16,6 +17,7 @@ from autobatch.engine import (
     device_settings,
     in_process,
     optimizers,
+    sequences,
     snapshot,
     training,
 )
@@ -23,11 +25,13 @@ from autobatch.errors import DeviceError, ModelError, UsageError
 from autobatch.events import Notice, Observer
 from autobatch.length_buckets import Lengths
 from autobatch.options import ProbeOptions
+from autobatch.protocol import SequenceRequest
 from autobatch.records import ProbeResult
 from autobatch.targets import LiveTraining
 from autobatch.units import parse_bytes
 
 ISOLATIONS = ("auto", "worker", "process")
+Answer = TypeVar("Answer", ProbeResult, BucketResult)
 
 
 def search(
@@ -58,18 +62,14 @@ def search(
     """
     device_settings.refuse_unsupported(model.distribute_strategy)
     live = LiveTraining(model, sample, samples=samples, batch_size=batch_size, keeps=recover)
-    with snapshot.random_numbers_as_before():
-        if _in_process(model, options, isolation):
-            return _search_here(live, options, observer)
-        try:
-            return _for_replicas(_search_in_workers(live, options, observer), model, options)
-        except ModelError as error:
-            if "cannot be sent to a worker" not in error.message:
-                raise
-            if isolation != "auto" or not in_process.on_emulated_device():
-                raise _unsendable(error) from error
-            observer(Notice(f"{error.message} Trials run in this process instead."))
-            return _search_here(live, options, observer)
+    return _search_somewhere(
+        lambda: _search_here(live, options, observer),
+        lambda: _for_replicas(_search_in_workers(live, options, observer), model, options),
+        model=model,
+        options=options,
+        isolation=isolation,
+        observer=observer,
+    )
 
 
 def search_buckets(
@@ -83,7 +83,7 @@ def search_buckets(
     recover: bool,
     observer: Observer,
 ) -> BucketResult:
-    """The same for buckets of sequence lengths; in workers alone.
+    """The same for buckets of sequence lengths.
 
     Args:
         model, sample, options, isolation, recover, observer: As for `search`.
@@ -91,23 +91,26 @@ def search_buckets(
         lengths: Of all samples; None where unknown.
 
     Raises:
-        UsageError: Trials cannot run in workers.
+        UsageError: The model has several replicas.
         AutobatchError: As `autobatch.probe_buckets`.
     """
-    if replicas(model) > 1 or _in_process(model, options, isolation):
+    if replicas(model) > 1:
         raise UsageError(
-            "Buckets are proven in a worker process, and for one replica: here TensorFlow holds "
-            "the GPU already, or there are several replicas. Find the sizes beforehand with "
-            "autobatch.probe_buckets, and batch with autobatch.bucket_by_sequence_length."
+            f"bucket_boundaries and a strategy of {replicas(model)} replicas do not go together. "
+            "Train on one device, or find the sizes beforehand with autobatch.probe_buckets and "
+            "batch with autobatch.bucket_by_sequence_length."
         )
     live = LiveTraining(
         model, sample, samples=None, batch_size=None, lengths=lengths, keeps=recover
     )
-    with snapshot.random_numbers_as_before():
-        fields = _of_workers(model, options)
-        return bucket_probing.find_buckets(
-            live, (), observer, ProbeOptions.checked(**fields), wanted
-        )
+    return _search_somewhere(
+        lambda: _search_buckets_here(live, options, wanted, observer),
+        lambda: _search_buckets_in_workers(live, options, wanted, observer),
+        model=model,
+        options=options,
+        isolation=isolation,
+        observer=observer,
+    )
 
 
 def replicas(model: Any) -> int:
@@ -115,26 +118,73 @@ def replicas(model: Any) -> int:
     return int(model.distribute_strategy.num_replicas_in_sync)
 
 
+def _search_somewhere(
+    here: Callable[[], Answer],
+    in_workers: Callable[[], Answer],
+    *,
+    model: Any,
+    options: ProbeOptions,
+    isolation: str,
+    observer: Observer,
+) -> Answer:
+    """What a search in workers gives, or where they cannot have the device or the model, one in
+    this process."""
+    with snapshot.random_numbers_as_before():
+        if _in_process(model, options, isolation):
+            return here()
+        try:
+            return in_workers()
+        except ModelError as error:
+            if "cannot be sent to a worker" not in error.message:
+                raise
+            if isolation != "auto" or not in_process.on_emulated_device():
+                raise _unsendable(error) from error
+            observer(Notice(f"{error.message} Trials run in this process instead."))
+            return here()
+
+
 def _search_here(live: LiveTraining, options: ProbeOptions, observer: Observer) -> ProbeResult:
-    model = live.model
-    with snapshot.as_before(model):
-        trained = training.from_sample(
-            model,
-            live.sample,
-            samples=live.samples,
-            batch_size=live.batch_size,
-            keeps=live.keeps,
+    with snapshot.as_before(live.model):
+        here = in_process.InProcess(_training(live), options, observer)
+        if options.target_batch_size is not None:
+            accumulation.set_steps(live.model, accumulation.TRIAL_STEPS)
+        return searching.search_here(here, options, observer=observer)
+
+
+def _search_buckets_here(
+    live: LiveTraining, options: ProbeOptions, wanted: BucketOptions, observer: Observer
+) -> BucketResult:
+    with snapshot.as_before(live.model):
+        trained = _training(live)
+        trained.rows = sequences.read(
+            trained, SequenceRequest(max_length=wanted.max_length, inputs=wanted.sequence_input)
         )
         here = in_process.InProcess(trained, options, observer)
-        if options.target_batch_size is not None:
-            accumulation.set_steps(model, accumulation.TRIAL_STEPS)
-        return searching.search_here(here, options, observer=observer)
+        return bucket_searching.search_buckets_here(here, options, wanted, observer=observer)
+
+
+def _training(live: LiveTraining) -> training.Training:
+    return training.from_sample(
+        live.model,
+        live.sample,
+        samples=live.samples,
+        batch_size=live.batch_size,
+        lengths=live.lengths,
+        keeps=live.keeps,
+    )
 
 
 def _search_in_workers(
     live: LiveTraining, options: ProbeOptions, observer: Observer
 ) -> ProbeResult:
     return probing.probe(live, observer=observer, **_of_workers(live.model, options))
+
+
+def _search_buckets_in_workers(
+    live: LiveTraining, options: ProbeOptions, wanted: BucketOptions, observer: Observer
+) -> BucketResult:
+    checked = ProbeOptions.checked(**_of_workers(live.model, options))
+    return bucket_probing.find_buckets(live, (), observer, checked, wanted)
 
 
 def _of_workers(model: Any, options: ProbeOptions) -> dict[str, Any]:

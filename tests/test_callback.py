@@ -184,7 +184,7 @@ def test_a_search_in_the_process_that_trains_leaves_no_memory_in_use() -> None:
 
 @pytest.mark.tensorflow
 def test_samples_go_into_buckets_each_of_its_own_size() -> None:
-    found = sample("callback_buckets.py", mebibytes=512)
+    found = sample("callback_buckets.py", "worker", "refusals", mebibytes=512)
     boundaries, longest, sizes = found[0]
     assert (boundaries, longest) == ([12, 30], 40)
     assert sizes == [64, 64, 64]  # the maximum, far below what fits
@@ -196,15 +196,46 @@ def test_samples_go_into_buckets_each_of_its_own_size() -> None:
     steps = sum(count / 64 for count in counts)
     assert mean == pytest.approx(600 / steps, rel=0.01)
     assert rate == pytest.approx(0.01 * round(mean) / 16, rel=1e-4)  # SGD: linear
-    assert found[3] == [[64, 64, 64], 40]
-    assert found[4] == [True, 2]  # all rows in each of two epochs, whatever order
+    assert found[3] == [[64, 64, 64], 40, True]
+    assert found[4] == 2
     said = [message for (message,) in found[5:]]
     for words, message in zip(
-        ("has been batched", "do not go together", "increase", "proven in a worker process"),
-        said,
-        strict=True,
+        ("has been batched", "do not go together", "increase"), said, strict=True
     ):
         assert words in message
+
+
+@pytest.mark.tensorflow
+def test_buckets_of_several_replicas_are_refused() -> None:
+    [[message]] = sample("callback_buckets.py", "mirrored")
+    assert "bucket_boundaries and a strategy of 2 replicas do not go together" in message
+
+
+def check_buckets_found_here(found: list[Any], device: str) -> None:
+    """What was searched in the process that trains, to its limits, and what it left behind."""
+    kind, where, sizes = found[0]
+    assert (kind, where) == ("this_process", device)
+    assert found[1] == ["fits"]
+    assert found[2] == ["memory"] * 3
+    assert sizes[0] > sizes[1] > sizes[2] > 8
+    most, longest, all_of_them = found[3]
+    assert all(0 < each <= size for each, size in zip(most, sizes, strict=True))
+    assert most[0] == sizes[0]
+    assert (longest, all_of_them) == (40, True)
+    assert found[4] == [True, True, True, True]  # losses, weights and slots, random numbers; rate
+
+
+@pytest.mark.tensorflow
+def test_buckets_are_searched_in_the_process_that_trains_and_leave_no_trace() -> None:
+    check_buckets_found_here(sample("callback_buckets.py", "here=process", mebibytes=64), "cpu")
+
+
+@pytest.mark.tensorflow
+def test_a_process_that_holds_a_gpu_searches_buckets_in_itself(
+    emulated_gpu: Callable[..., None],
+) -> None:
+    emulated_gpu(64)
+    check_buckets_found_here(sample("callback_buckets.py", "here=auto", device={}), "gpu")
 
 
 @pytest.mark.tensorflow
