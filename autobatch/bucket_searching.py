@@ -245,9 +245,8 @@ class BucketSearching(Searching):
             if each is not None and not each.samples
         ]
         empty_notes = (
-            f"No sample has a length of {', '.join(empty)}: that bucket's size is proven, but "
-            "counts for nothing in the learning rate. Leave its boundary out, or take --boundaries "
-            "auto.",
+            f"No sample has a length of {' or '.join(empty)}: what is proven there counts for "
+            "nothing in the learning rate. Leave such a boundary out, or take --boundaries auto.",
         )
         return BucketResult(
             boundaries=boundaries,

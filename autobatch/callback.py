@@ -68,10 +68,14 @@ class AutoBatch(keras.callbacks.Callback):  # type: ignore[misc]
         bucket_boundaries: The first length of each bucket but the first: `batch` then puts samples
             into buckets by length, and a size is found for each; one replica alone. `"auto"`
             chooses those that leave the least padding. Defaults to one size for all.
+        buckets: With `bucket_boundaries="auto"`, how many buckets there are to be at most.
+            Defaults to 5.
         max_length: With buckets, the greatest length. Defaults to the data's longest, where it can
             be read without changing what it gives next.
         on_too_long: With buckets, what becomes of longer samples: `"error"`, `"truncate"` or
             `"drop"`. Defaults to `"error"`.
+        tokens_per_batch: With buckets, take the sizes that follow from the largest number of
+            tokens a batch. Defaults to a size of its own for each.
         target_batch_size: The batch size of a step of the optimizer, where that may be more than
             fits: the largest micro-batch is sought that divides it, and the optimizer adds the
             gradients of several up. Defaults to steps of one batch.
@@ -110,8 +114,10 @@ class AutoBatch(keras.callbacks.Callback):  # type: ignore[misc]
         isolation: str = "auto",
         target_batch_size: int | None = None,
         bucket_boundaries: Iterable[int] | str | None = None,
+        buckets: int | None = None,
         max_length: int | None = None,
         on_too_long: str = "error",
+        tokens_per_batch: bool = False,
         recover: bool = False,
         observer: Observer = ignore,
         **options: Any,
@@ -145,12 +151,21 @@ class AutoBatch(keras.callbacks.Callback):  # type: ignore[misc]
                     "optimizer takes one batch of a bucket. Leave one out."
                 )
             self._wanted = BucketOptions.checked(
-                boundaries=bucket_boundaries, max_length=max_length, on_too_long=on_too_long
+                boundaries=bucket_boundaries,
+                buckets=buckets,
+                max_length=max_length,
+                on_too_long=on_too_long,
+                tokens_per_batch=tokens_per_batch,
             )
             if isinstance(self._wanted.boundaries, tuple):
                 self._buckets.boundaries = self._wanted.boundaries
             self._buckets.max_length = max_length
             self._buckets.on_too_long = on_too_long
+        elif max_length is not None or buckets is not None or tokens_per_batch:
+            raise UsageError(
+                "max_length, buckets and tokens_per_batch are for bucket_boundaries; received them "
+                'without. Give the boundaries, or bucket_boundaries="auto".'
+            )
         self._began = False  # this `fit` has had its search
         self._searched: tuple[Any, ...] | None = None  # what for
         self._scaled: Any = None  # the optimizer whose rate is ours, and for which size

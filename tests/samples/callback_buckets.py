@@ -145,6 +145,8 @@ def refusals():
     refused(samples.padded_batch(4), bucket_boundaries=BOUNDARIES)
     refused(bucket_boundaries=BOUNDARIES, target_batch_size=64)
     refused(bucket_boundaries=[12, 12])
+    refused(bucket_boundaries=BOUNDARIES, buckets=3)
+    refused(max_length=60)
 
 
 def mirrored():
