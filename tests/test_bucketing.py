@@ -70,7 +70,7 @@ VALUES = {
     ],
     "what_stands_in_the_way_of_own_buckets": {
         "nothing": [True, ""],
-        "a step that counts batches": [False, "take stands behind bucket_by_sequen"],
+        "a step that counts batches": [False, "take stands behind bucket_by_sequenc"],
         "a step of two words": [False, "take_while stands behind bucket_by_s"],
         "batches put together with others": [False, "zip stands behind bucket_by_sequence"],
         "batches in a file": [False, "cache to a file stands behind bucket"],

@@ -87,7 +87,7 @@ class OwnBuckets:
 
         def checked(*sample: Any) -> Any:
             whole = tf.nest.pack_sequence_as(spec, tf.nest.flatten(sample))
-            length = tf.cast(self.length_of(*sample), tf.int64)
+            length = tf.cast(self.length_of(*sample), tf.int32)
             return bucketed.checked(whole, length, max_length, _TOO_LONG)
 
         # As TensorFlow's own bucketing does, which calls `length_of` as it is.
