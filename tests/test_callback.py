@@ -197,7 +197,7 @@ def test_samples_go_into_buckets_each_of_its_own_size() -> None:
     assert mean == pytest.approx(600 / steps, rel=0.01)
     assert rate == pytest.approx(0.01 * round(mean) / 16, rel=1e-4)  # SGD: linear
     assert found[3] == [[64, 64, 64], 40, True]
-    assert found[4] == 2
+    assert found[4] == [2]
     said = [message for (message,) in found[5:]]
     for words, message in zip(
         ("has been batched", "do not go together", "increase", "both it and", "without"),
@@ -221,8 +221,8 @@ def check_buckets_found_here(found: list[Any], device: str) -> None:
     assert found[2] == ["memory"] * 3
     assert sizes[0] > sizes[1] > sizes[2] > 8
     most, longest, all_of_them = found[3]
-    assert all(0 < each <= size for each, size in zip(most, sizes, strict=True))
-    assert most[0] == sizes[0]
+    assert most == [min(pair) for pair in zip(sizes, (400, 91, 109), strict=True)]
+    assert most[0] == sizes[0]  # there are more samples than that
     assert (longest, all_of_them) == (40, True)
     assert found[4] == [True, True, True, True]  # losses, weights and slots, random numbers; rate
 
@@ -236,7 +236,7 @@ def test_buckets_are_searched_in_the_process_that_trains_and_leave_no_trace() ->
 def test_a_process_that_holds_a_gpu_searches_buckets_in_itself(
     emulated_gpu: Callable[..., None],
 ) -> None:
-    emulated_gpu(64)
+    emulated_gpu(40)
     check_buckets_found_here(sample("callback_buckets.py", "here=auto", device={}), "gpu")
 
 

@@ -11,6 +11,13 @@ from lengths import build_model
 
 import autobatch
 
+# What TensorFlow must know before the data is there.
+if any(each.startswith("here") for each in sys.argv):  # the same bits each time
+    tf.config.experimental.enable_op_determinism()
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+if "mirrored" in sys.argv:
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, 2 * [tf.config.LogicalDeviceConfiguration()])
 LONGEST, BOUNDARIES, EPOCHS = 40, [12, 30], 2
 rng = np.random.default_rng(0)
 lengths = np.where(np.arange(600) % 3, rng.integers(4, 12, 600), rng.integers(20, LONGEST + 1, 600))
@@ -69,7 +76,7 @@ def worker():
     print(json.dumps([result.proof.kind, [each.samples for each in result.buckets]]))
     print(json.dumps([float(model.optimizer.learning_rate), result.mean_batch_size]))
     print(json.dumps(largest()))
-    print(json.dumps(len(history.history["loss"])))
+    print(json.dumps([len(history.history["loss"])]))
 
 
 def wide_model(learning_rate):
@@ -102,6 +109,8 @@ def trained(finder, learning_rate, result=None):
         data = finder.batch(data)
     else:
         data = autobatch.bucket_by_sequence_length(data, result)
+        # As Keras knows it of the finder's: it begins an iterator more at the end of an epoch.
+        data = data.apply(tf.data.experimental.assert_cardinality(result.steps_per_epoch))
     seen.clear()
     callbacks = [losses] if finder is None else [losses, finder]
     model.fit(data.map(noted), epochs=EPOCHS, callbacks=callbacks, verbose=0)
@@ -113,9 +122,15 @@ def trained(finder, learning_rate, result=None):
 
 def here(isolation):
     """Trials run in this process, and training is bit for bit what it would have been."""
-    tf.config.experimental.enable_op_determinism()
-    tf.config.threading.set_inter_op_parallelism_threads(1)
-    finder = autobatch.AutoBatch(16, bucket_boundaries=BOUNDARIES, isolation=isolation)
+    finder = autobatch.AutoBatch(
+        16,
+        bucket_boundaries=BOUNDARIES,
+        isolation=isolation,
+        dataset_cap=False,
+        precision=0.1,
+        steps=3,
+        proof_steps=3,
+    )
     found = trained(finder, 1e-3)
     result = finder.result
     print(json.dumps([result.proof.kind, result.device.kind, result.batch_sizes]))
@@ -151,8 +166,6 @@ def refusals():
 
 def mirrored():
     """Several replicas."""
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, 2 * [tf.config.LogicalDeviceConfiguration()])
     with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
         model = build_model()
     refused(model=model, bucket_boundaries=BOUNDARIES)
