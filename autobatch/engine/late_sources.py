@@ -84,7 +84,7 @@ def late_buckets(dataset: Any, size: LateSize, wanted: LateBuckets, *, sample: A
             dataset,
             None if wanted.axes else length_of,
             boundaries=wanted.boundaries or (2,),
-            batch_sizes=size.buckets or (1,) * count,
+            batch_sizes=size.buckets or (size.before,) * count,
             max_length=wanted.max_length or np.iinfo(np.int32).max - 1,
             on_too_long=wanted.on_too_long,
             axes=wanted.axes,
