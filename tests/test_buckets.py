@@ -195,20 +195,24 @@ def test_every_bucket_has_a_size_that_was_proven_beside_the_others() -> None:
 
 
 @pytest.mark.tensorflow
-def test_the_command_chooses_boundaries_and_prints_what_tensorflow_takes() -> None:
+def test_the_command_chooses_boundaries_and_prints_what_tensorflow_takes(tmp_path: Path) -> None:
     ended = command(
         "lengths.py", "--buckets=3", "--tokens-per-batch", "--on-too-long=drop", "--max-length=50",
-        *FLAGS, "--quiet",
+        *FLAGS, "--quiet", f"--output={tmp_path / 'b.json'}",
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
+    result = autobatch.BucketResult.from_json((tmp_path / "b.json").read_text())
     lines = [line.strip() for line in ended.stdout.splitlines()]
     boundaries = next(x for x in lines if x.startswith("bucket_boundaries=["))
     sizes = next(x for x in lines if x.startswith("bucket_batch_sizes=["))
     ends = [*(b - 1 for b in json.loads(boundaries.partition("=")[2])), 50]
     found = json.loads(sizes.partition("=")[2])
     assert len(found) == len(ends) == 3
-    tokens = min(size * end for size, end in zip(found, ends, strict=True))
-    assert [tokens // end for end in ends] == found or 512 in found
+    tokens = max(size * end for size, end in zip(found, ends, strict=True))
+    assert result.tokens_per_batch == tokens
+    allowed = [min(each.samples or 0, 512) for each in result.buckets]  # one pass, and --max
+    pairs = zip(ends, allowed, strict=True)
+    assert [min(tokens // end, most) for end, most in pairs] == found
     assert "TOKENS" in ended.stdout
     assert "longer than the maximum length, 50" in " ".join(ended.stdout.split())
     assert "tokens a second" in " ".join(ended.stdout.split())

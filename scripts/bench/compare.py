@@ -49,7 +49,8 @@ def do(work: Work, store: Store) -> str:
     best = measured.safe_maximum(work.configuration)
     tool = TOOLS[work.what]
     floor = None if tool is OURS else measured.answer(work.configuration, OURS.name) or best
-    row = row_of(tool, configuration, best, floor)
+    beyond = measured.tools.get((work.configuration, OURS.name), {}).get("beyond_batch_size")
+    row = row_of(tool, configuration, best, floor, beyond)
     rows.append(store.peers, row)
     return f"{row['batch_size'] or row['why']} in {row['seconds']:.0f} s"
 

@@ -25,12 +25,9 @@ from configurations import CONFIGURATIONS, REPEATS, ROWS, Configuration
 from safe_maximum import passes, recorded, safe_maximum
 
 from autobatch import devices, targets
-from autobatch.batch_search import Search
 from autobatch.crew import Crew
 from autobatch.events import ignore
-from autobatch.evidence import Plan
 from autobatch.options import ProbeOptions
-from autobatch.sizes import SizeSpace
 
 SEARCHES = ROWS / "searches.jsonl"
 
@@ -59,7 +56,9 @@ def probe(configuration: Configuration) -> dict:
     if code != 0:
         return row | {"error": answer["error"]["message"]}
     outcomes = [trial["outcome"] for trial in answer["trials"]]
-    floor, floor_outcome = proof_alone(configuration, answer["batch_size"])
+    floor, floor_outcome = proof_alone(
+        configuration, answer["batch_size"], answer["proof"]["beyond_batch_size"]
+    )
     return row | {
         "batch_size": answer["batch_size"],
         "floor_seconds": round(floor, 2),
@@ -71,9 +70,12 @@ def probe(configuration: Configuration) -> dict:
     }
 
 
-def proof_alone(configuration: Configuration, batch_size: int) -> tuple[float, str]:
+def proof_alone(
+    configuration: Configuration, batch_size: int, beyond: int | None
+) -> tuple[float, str]:
     """Seconds from nothing to a proof of this size, as no honest finder could do without; and
-    what became of it."""
+    what became of it. It begins at the size `beyond`, if there is one, as the probe's proof did.
+    """
     target = f"{configuration.path}:build_model"
     options = ProbeOptions.checked(**configuration.options())
     started = time.perf_counter()
@@ -86,7 +88,6 @@ def proof_alone(configuration: Configuration, batch_size: int) -> tuple[float, s
         deadline=time.monotonic() + 1800,
     ) as crew:
         budget = configuration.limit_mib << 20
-        beyond = Search(Plan(SizeSpace(), budget_bytes=budget)).beyond(batch_size)
         trial, _ = crew.prove(batch_size, enough_bytes=budget, beyond=beyond)
     if trial.outcome != "fits":
         print(f"the floor's own proof failed: {trial.why}", file=sys.stderr)

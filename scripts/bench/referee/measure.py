@@ -33,6 +33,7 @@ def row_of(
     configuration: Configuration,
     safe_maximum: int | None,
     floor_size: int | None,
+    floor_beyond: int | None = None,
     python: Path = PEERS_PYTHON,
 ) -> dict:
     """Measure a tool.
@@ -40,6 +41,7 @@ def row_of(
     Args:
         safe_maximum: For tools that begin from above.
         floor_size: What the floor is taken at; None for our own answer.
+        floor_beyond: Where its proof begins, as that of our own answer did.
         python: What peers run in.
     """
     row = {
@@ -54,7 +56,9 @@ def row_of(
         row |= peer(tool, configuration, safe_maximum, python)
     size = floor_size or row["batch_size"]
     if size is not None:
-        seconds, outcome = main_job.proof_alone(configuration, size)
+        seconds, outcome = main_job.proof_alone(
+            configuration, size, row.get("beyond_batch_size", floor_beyond)
+        )
         row |= {"floor_seconds": round(seconds, 2), "floor_batch_size": size}
         row["floor_outcome"] = str(outcome)
     return row
@@ -66,6 +70,7 @@ def ours(configuration: Configuration) -> dict:
     trials = answer.get("trials", answer.get("error", {}).get("trials", []))
     return {
         "batch_size": answer.get("batch_size"),
+        "beyond_batch_size": answer.get("proof", {}).get("beyond_batch_size"),
         "seconds": round(seconds, 2),
         "trials": [[trial["batch_size"], trial["outcome"]] for trial in trials],
         "exit": code,
