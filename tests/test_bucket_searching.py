@@ -119,6 +119,8 @@ def test_each_bucket_gets_a_size_that_was_tried_and_all_are_proven_in_this_proce
         set(zip(result.batch_sizes, ENDS, strict=True))
     ]
     assert all(trial.outcome is Outcome.FITS for trial in result.trials)
+    assert result.headroom_bytes == int(0.12 * (BUDGET - RESIDENT))
+    assert found(Process(attention), headroom="3%").headroom_bytes == int(0.03 * BUDGET)
     target = BUDGET - result.headroom_bytes
     for size, length in zip(result.batch_sizes, ENDS, strict=True):
         assert 0.9 * target < process.peak(size, length) <= target
