@@ -130,11 +130,8 @@ class Search(Evidence):
 
     @property
     def _told_from_near(self) -> int | None:
-        """The same where several traces tell it: no trial more, for the proof will show it. None
-        where that must not run out of memory."""
-        told = self._replayed and not self.plan.careful
-        traced = [t for t in self._near(self._aim or 0) if t.needed_bytes is not None]
-        return self.seen_from_near if told and len(traced) > 1 else None
+        """The same where several traces tell it: no trial more, for the proof will show it."""
+        return self.seen_from_near if len(self._traced_near(self._aim or 0)) > 1 else None
 
     @property
     def _compiled_to(self) -> int | None:
@@ -293,14 +290,12 @@ class Search(Evidence):
     def _is_doubtful(self, aim: float) -> bool:
         """Whether what is foretold rests on a single trial near the edge: needs scatter by some per
         cent from trace to trace, so that the same size is tried once more."""
-        traced = [t for t in self._near(aim) if t.needed_bytes is not None]
-        return bool(self._tellers) and len(traced) == 1
+        return bool(self._tellers) and len(self._traced_near(aim)) == 1
 
     def _is_trusted(self, aim: float) -> bool:
         """Whether what is foretold, or what a size near the edge was seen to need, goes before the
         certainty of doubling, until it has misled `MISLED` times."""
-        traced = any(t.needed_bytes is not None for t in self._near(aim))
-        told = (bool(self._tellers) or traced) and bool(self.plan.precision)
+        told = bool(self._tellers or self._traced_near(aim)) and bool(self.plan.precision)
         return told and self._missed(aim) < MISLED
 
     def _somewhat_below(self, aim: float) -> int:

@@ -98,7 +98,7 @@ def settled_boundaries(
 
 def _reached(own: tuple[int, ...], most: int) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """The script's own boundaries up to the maximum length, and what to say of the others."""
-    reached = tuple(each for each in own if each <= most)
+    reached = length_buckets.reached(own, most)
     if reached:
         length_buckets.check(reached, most)
     if reached == own:

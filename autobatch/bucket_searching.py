@@ -19,7 +19,7 @@ from autobatch.bucket_search import BucketSearch, Stuck
 from autobatch.conversation import OutOfTime
 from autobatch.endings import MEMORY, Ending
 from autobatch.errors import AutobatchError, NothingFitsError
-from autobatch.events import Observer, Prepared, TrialStarted, ignore
+from autobatch.events import Observer, TrialStarted, ignore
 from autobatch.length_buckets import Lengths
 from autobatch.options import ProbeOptions
 from autobatch.records import Device, Outcome, Proof, ProofKind, Trial
@@ -90,9 +90,7 @@ class BucketSearching(Searching):
         """Search, prove, report."""
         self._trials, self._proven_by, self._wanted = [], None, wanted
         prepared = with_its_mean(prepared)
-        self._described, self._budget = device, device.budget_bytes
-        self._observe(Prepared(prepared.model, device, prepared.samples, prepared.prelude_seconds))
-        self._learning_rates(1, prepared)  # refused before the search, not after it
+        self._begin(prepared, device)
         lengths, self._notes = settled_lengths(prepared, wanted.on_too_long)
         boundaries, more = settled_boundaries(prepared, lengths, wanted)
         self._notes += more

@@ -130,3 +130,12 @@ class ProbeInterrupted(AutobatchError, KeyboardInterrupt):  # noqa: N818 - as Ke
 
     kind = "interrupted"
     exit_code = 130
+
+    def __init__(
+        self,
+        message: str = "Asked to end before there was an answer.",
+        *,
+        details: str = "",
+        trials: tuple[Any, ...] = (),
+    ) -> None:
+        super().__init__(message, details=details, trials=trials)

@@ -299,6 +299,10 @@ class Evidence:
         near = [t for t in self.trials if NEAR_AIM * aim <= t.batch_size <= aim / NEAR_AIM]
         return [t for t in near if not t.proof]
 
+    def _traced_near(self, aim: float) -> list[Trial]:
+        """Those of which fragmentation was counted."""
+        return [t for t in self._near(aim) if t.needed_bytes is not None]
+
     def _missed(self, aim: float) -> int:
         """How many of those did not fit."""
         return sum(not self.is_fit(t) for t in self._near(aim))

@@ -92,6 +92,11 @@ def check(boundaries: Sequence[int], max_length: int) -> None:
         )
 
 
+def reached(boundaries: Sequence[int], max_length: int) -> tuple[int, ...]:
+    """The boundaries that sequences up to this length reach."""
+    return tuple(each for each in boundaries if each <= max_length)
+
+
 def longest_of(boundaries: Sequence[int], max_length: int) -> tuple[int, ...]:
     """The longest sequence of each bucket, the last one's included."""
     return (*(boundary - 1 for boundary in boundaries), max_length)

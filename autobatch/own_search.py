@@ -84,9 +84,7 @@ class OwnSearch:
             error.trials = error.trials or tuple(self._runs)
             raise
         except KeyboardInterrupt:
-            raise ProbeInterrupted(
-                "Asked to end before there was an answer.", trials=tuple(self._runs)
-            ) from None
+            raise ProbeInterrupted(trials=tuple(self._runs)) from None
         finally:
             self._proofs.rest()
 

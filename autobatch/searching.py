@@ -137,9 +137,7 @@ class Searching:
         self, trials: Trials, prepared: protocol.Prepared, device: Device
     ) -> ProbeResult:
         """Search, prove, report."""
-        self._described, self._budget = device, device.budget_bytes
-        self._observe(Prepared(prepared.model, device, prepared.samples, prepared.prelude_seconds))
-        self._learning_rates(1, prepared)  # refused before the search, not after it
+        self._begin(prepared, device)
         plan = self._plan(prepared)
         self.search = Search(plan)
         self._proven.clear()
@@ -157,6 +155,12 @@ class Searching:
         if not isinstance(end, Done):
             raise verdict.nothing(self.search, end.last, self._budget, trials.failed)
         return self._result(end.batch_size, prepared, trials)
+
+    def _begin(self, prepared: protocol.Prepared, device: Device) -> None:
+        """Say what is searched for, and where."""
+        self._described, self._budget = device, device.budget_bytes
+        self._observe(Prepared(prepared.model, device, prepared.samples, prepared.prelude_seconds))
+        self._learning_rates(1, prepared)  # refused before the search, not after it
 
     def _fastest(self, trials: Trials, plan: Plan, end: Done) -> Done | GiveUp:
         """The size with the best proven samples a second, instead of the largest."""
@@ -392,9 +396,7 @@ def told_what_was_tried(run: Searching) -> Iterator[None]:
         error.trials = error.trials or run.tried
         raise
     except KeyboardInterrupt:
-        raise ProbeInterrupted(
-            "Asked to end before there was an answer.", trials=run.tried
-        ) from None
+        raise ProbeInterrupted(trials=run.tried) from None
 
 
 def rate_fields(rates: tuple[LearningRate, ...]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import tensorflow as tf
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import autobatch
+from autobatch import length_buckets
 from autobatch.engine import own_buckets as own_buckets_
 from autobatch.engine import sequence_axes, sequence_data, sequences, training
 from autobatch.engine.model_source import SYNTHETIC_SAMPLES
@@ -534,7 +535,7 @@ def own_buckets_of_a_dictionary():
 @case
 def own_buckets_above_the_longest_sample():
     own = own_buckets_.find(by_length([2, 2, 2, 2, 2], (5, 10, 30, 40)))
-    return [own.reached(12), shapes(own.with_sizes([4, 2, 2], 12))]
+    return [length_buckets.reached(own.boundaries, 12), shapes(own.with_sizes([4, 2, 2], 12))]
 
 
 @case

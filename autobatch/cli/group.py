@@ -36,7 +36,7 @@ class Commands(click.Group):
         except click.Abort:
             from autobatch.errors import ProbeInterrupted
 
-            fail(ProbeInterrupted("Asked to end before there was an answer."), as_json=as_json)
+            fail(ProbeInterrupted(), as_json=as_json)
         except Exception as error:  # noqa: BLE001 - a bug of ours ends like everything else
             fail(bug(error), as_json=as_json)
 

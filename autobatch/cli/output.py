@@ -97,7 +97,7 @@ def failing(
         from autobatch.errors import ProbeInterrupted
 
         fail(
-            ProbeInterrupted("Asked to end before there was an answer."),
+            ProbeInterrupted(),
             as_json=as_json,
             output=output,
         )

@@ -36,8 +36,9 @@ def in_buckets(
         raise UsageError(f"on_too_long must be {', '.join(ON_TOO_LONG)}; received {on_too_long!r}.")
     require_samples(dataset)
     spec = dataset.element_spec
-    known = len(axes) == len(tf.nest.flatten(spec))
-    length_of = length_of or (longest_of(axes) if known else longest_open(spec))
+    if len(axes) != len(tf.nest.flatten(spec)):
+        axes = ()  # of other samples
+    length_of = length_of or (longest_of(axes) if axes else longest_open(spec))
 
     def length(*sample: Any) -> Any:
         return tf.cast(length_of(*sample), tf.int32)
@@ -45,8 +46,7 @@ def in_buckets(
     if on_too_long == "drop":
         dataset = dataset.filter(lambda *sample: length(*sample) <= max_length)
     elif on_too_long == "truncate":
-        cut = axes if known else ()
-        dataset = dataset.map(lambda *s: _cut(_sample(s, spec), max_length, cut))
+        dataset = dataset.map(lambda *s: _cut(_sample(s, spec), max_length, axes))
     else:
         dataset = dataset.map(
             lambda *s: checked(_sample(s, spec), length(*s), max_length, _PROBE_AGAIN)
@@ -91,7 +91,12 @@ def _open_axes(spec: Any) -> list[int]:
 
 def longest_of(axes: Axes) -> Callable[..., Any]:
     """The length of a sample: of its longest sequence, where it has several."""
-    return _longest([[] if axis is None else [axis] for axis in axes])
+    return _longest(_places(axes))
+
+
+def _places(axes: Axes) -> list[list[int]]:
+    """The same as a list for each array."""
+    return [[] if axis is None else [axis] for axis in axes]
 
 
 def longest_open(spec: Any) -> Callable[..., Any]:
@@ -131,9 +136,7 @@ def _cut(sample: Any, most: int, axes: Axes) -> Any:
         return leaf
 
     leaves = tf.nest.flatten(sample)
-    places = [[] if axis is None else [axis] for axis in axes] or [
-        _open_axes(tf.TensorSpec.from_tensor(leaf)) for leaf in leaves
-    ]
+    places = _places(axes) or [_open_axes(tf.TensorSpec.from_tensor(leaf)) for leaf in leaves]
     made = [cut(leaf, own) for leaf, own in zip(leaves, places, strict=True)]
     return tf.nest.pack_sequence_as(sample, made)
 

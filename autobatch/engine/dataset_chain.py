@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from autobatch.units import MIB
 
 SCAN_SECONDS = 10.0  # at most, to look through a dataset for its longest batch
 MOST_BATCHES = 10_000  # to look at where nothing says how many there are
-_REORDERING = ("_PrefetchDataset", "_OptionsDataset", "_ShuffleDataset")
+REORDERING = ("_PrefetchDataset", "_OptionsDataset", "_ShuffleDataset")
 WORTH_A_WORD = 16 * MIB  # of float64: below, nobody gains by changing it
 
 
@@ -35,11 +35,17 @@ def gives_batches(dataset: Any) -> bool:
         kind = type(each).__name__
         if kind == "_UnbatchDataset":
             return False
-        if kind == "_GroupByWindowDataset" or hasattr(each, "_batch_size"):
-            return True
-        if hasattr(each, "_batch_sizes"):
+        sized = hasattr(each, "_batch_size") or hasattr(each, "_batch_sizes")
+        if sized or kind == "_GroupByWindowDataset":
             return True
     return False
+
+
+def beneath(dataset: Any, kinds: Container[str]) -> Any:
+    """The dataset without its outermost steps of these kinds."""
+    while type(dataset).__name__ in kinds:
+        dataset = dataset._input_dataset
+    return dataset
 
 
 def cardinality(dataset: Any) -> int | None:
@@ -55,9 +61,7 @@ def cardinality(dataset: Any) -> int | None:
 
 def one_round(dataset: Any) -> Any:
     """What repeats without end, once; any other dataset as it is."""
-    inner = dataset
-    while type(inner).__name__ in _REORDERING:
-        inner = inner._input_dataset
+    inner = beneath(dataset, REORDERING)
     endless = type(inner).__name__ == "_RepeatDataset" and int(inner._count) < 0
     return inner._input_dataset if endless else dataset
 

@@ -82,7 +82,7 @@ def late_buckets(dataset: Any, size: LateSize, wanted: LateBuckets, *, sample: A
         count = len(wanted.boundaries or (1,)) + 1
         return bucketed.in_buckets(
             dataset,
-            None if wanted.axes else length_of,
+            None,
             boundaries=wanted.boundaries or (2,),
             batch_sizes=size.buckets or (size.before,) * count,
             max_length=wanted.max_length or np.iinfo(np.int32).max - 1,

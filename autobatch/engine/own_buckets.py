@@ -71,10 +71,6 @@ class OwnBuckets:
             return length
         return next((each - 1 for each in self.boundaries if each > length), length)
 
-    def reached(self, max_length: int) -> tuple[int, ...]:
-        """The boundaries that samples up to this length reach."""
-        return tuple(each for each in self.boundaries if each <= max_length)
-
     def with_sizes(self, batch_sizes: Sequence[int], max_length: int) -> Any:
         """The same dataset with other batch sizes; a sample that is too long ends the training.
 

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from autobatch import length_buckets
 from autobatch.engine import dataset_chain, iterable_batches, own_buckets
 from autobatch.engine.rebuilt import batched_anew, parts_differ, rebuilt
 from autobatch.engine.regrouped import RegroupedDataset, regrouped
@@ -70,7 +71,10 @@ def in_buckets(call: dict[str, Any], found: Found) -> dict[str, Any]:
     own, most = own_buckets.find(call["x"]), found.max_length
     if own is None:
         raise Unchanged(own_buckets.obstacle(call["x"]).rstrip(".") or _NOT_BUCKETED)
-    if own.reached(most) != found.bucket_boundaries or own.padded_length(most) != most:
+    if (
+        length_buckets.reached(own.boundaries, most) != found.bucket_boundaries
+        or own.padded_length(most) != most
+    ):
         raise Unchanged("its dataset is bucketed by other lengths than those that were probed")
     sizes, size, base = found.bucket_batch_sizes, found.batch_size, found.base_batch_size
     changed = dict(call, x=own.with_sizes(sizes, most))

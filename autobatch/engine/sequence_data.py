@@ -11,7 +11,7 @@ from autobatch.engine.batches import ArrayBatches, DatasetBatches
 from autobatch.engine.own_buckets import OwnBuckets
 from autobatch.errors import ModelError, UsageError
 
-_UNCHANGING = ("_PrefetchDataset", "_OptionsDataset", "_RepeatDataset", "_ShuffleDataset")
+_UNCHANGING = (*dataset_chain.REORDERING, "_RepeatDataset")
 _BATCHING = (
     "_BatchDataset",
     "_ParallelBatchDataset",
@@ -101,7 +101,5 @@ def elements_of(batches: Any) -> Any:
 
 def unbatched(dataset: Any) -> Any:
     """The samples of a dataset of batches: as they were before it, where that is in sight."""
-    inner = dataset
-    while type(inner).__name__ in _UNCHANGING:
-        inner = inner._input_dataset
+    inner = dataset_chain.beneath(dataset, _UNCHANGING)
     return inner._input_dataset if type(inner).__name__ in _BATCHING else dataset.unbatch()

@@ -138,10 +138,10 @@ def read(training: Any, request: SequenceRequest) -> SequenceRows:
     elements = sequence_data.elements_of(batches) if own is None else own.samples
     axes = sequence_data.axes_of(training.model, elements, own, request.inputs)
 
+    measured = bucketed.longest_of(axes) if own is None else own.length_of
+
     def length_of(*sample: Any) -> Any:
-        if own is not None:
-            return tf.cast(own.length_of(*sample), tf.int64)
-        return tf.cast(bucketed.longest_of(axes)(*sample), tf.int64)
+        return tf.cast(measured(*sample), tf.int64)
 
     lengths, here = training.lengths, None  # of all samples, and of those at hand
     if lengths is None and not training.made_up:
