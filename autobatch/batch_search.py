@@ -93,7 +93,7 @@ class Search(Evidence):
             return Try(self.plan.space.at_most(2 * self.plan.space.first) or 0)
         if any(t.proof and not self.is_fit(t) for t in self.trials):
             return self._after_failed_proof()
-        for size in (self.seen_from_near if self._is_led else None, self._compiled_to):
+        for size in (self._seen_enough, self._compiled_to):
             if size is not None:
                 return self._proven_at(size)
         if self.fits == 0:
@@ -106,7 +106,7 @@ class Search(Evidence):
             reached = max(reached, int(aim / 2))
         if size is not None and self._left(reached) > proofs:
             return Try(size)
-        return self._proven_at(max(self.fits, self._told_from_near or 0))
+        return self._proven_at(max(self.fits, self._told or 0))
 
     def _proven_at(self, size: int) -> Action:
         """This size is the answer, if it is proven."""
@@ -124,14 +124,25 @@ class Search(Evidence):
             return None
         if not self.reached:
             return None  # what went beyond the budget tells less
-        sizes = [point.batch_size for point in model.points]
-        near = any((1 - LED_UP) * aim <= each <= (1 + LED) * aim for each in sizes)
+        # Where an edge was foretold, little more than was tried: no others know it from below.
+        least = size / (1 + self.plan.precision) if self._tellers else (1 - LED_UP) * aim
+        near = any(least <= point.batch_size <= (1 + LED) * aim for point in model.points)
         return size if near else None
 
     @property
-    def _told_from_near(self) -> int | None:
-        """The same where several traces tell it: no trial more, for the proof will show it."""
-        return self.seen_from_near if len(self._traced_near(self._aim or 0)) > 1 else None
+    def _told(self) -> int | None:
+        """The same where the edge was foretold, or others have led here."""
+        return self.seen_from_near if self._is_led or self._tellers else None
+
+    @property
+    def _seen_enough(self) -> int | None:
+        """The same where no further trial is worth its time: the proof is traced, too. Of few
+        samples one more is much, and may be."""
+        size, aim = self._told, self._aim
+        if size is None or aim is None or self._is_led:
+            return size
+        few = self.plan.precision * size < 1
+        return None if few or self._missed(aim) >= MISLED else max(size, self.fits)
 
     @property
     def _compiled_to(self) -> int | None:
@@ -201,8 +212,6 @@ class Search(Evidence):
                 # Of a search that is led, or has been told, the model is no guess: what is left is
                 # scatter.
                 worth = NEAR_BUDGET * self.plan.budget_bytes * max(1, len(self._near(aim)) - 1)
-                if self._is_doubtful(aim):
-                    return low
                 if self._is_led or self._tellers or left < worth:
                     return self._one_more(model, aim, low, high)
             wishes = self._wishes(model, aim, low, high)
@@ -287,11 +296,6 @@ class Search(Evidence):
         allowed = [self._at_most(min(each, high - 1)) for each in sizes]
         return [each for each in allowed if each is not None and low < each < high]
 
-    def _is_doubtful(self, aim: float) -> bool:
-        """Whether what is foretold rests on a single trial near the edge: needs scatter by some per
-        cent from trace to trace, so that the same size is tried once more."""
-        return bool(self._tellers) and len(self._traced_near(aim)) == 1
-
     def _is_trusted(self, aim: float) -> bool:
         """Whether what is foretold, or what a size near the edge was seen to need, goes before the
         certainty of doubling, until it has misled `MISLED` times."""
@@ -335,10 +339,23 @@ class Search(Evidence):
             return GiveUp(failed[-1])
         # A user's error rarely depends on the size: the smallest tells at once.
         share = STEP_DOWN * 2 ** (len(failed) - 1)
-        lower = self._at_most(min(high * (1 - share), high - 1)) if share < 1 else None
+        down = max(high * (1 - share), self._told_by_all or 0)
+        lower = self._at_most(min(down, high - 1)) if share < 1 else None
         if failed[-1].outcome is Outcome.FAILED or self._left(self.reached) < 2 or not lower:
             return Prove(smallest)
         return Prove(lower)
+
+    @property
+    def _told_by_all(self) -> int | None:
+        """A size somewhat below the edge by all traces from near there, those of proofs included,
+        where each proof that failed was traced."""
+        failed = [t for t in self.trials if t.proof and not self.is_fit(t)]
+        if not self._pools or any(t.needed_bytes is None for t in failed):
+            return None
+        edge = self._met_by([*self._at_edge, *failed])
+        if edge is None:
+            return None
+        return self._somewhat_below(edge)
 
     # -- what it may cost --------------------------------------------------------------------
 

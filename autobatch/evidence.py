@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from statistics import fmean
 
 from autobatch import memory_model
 from autobatch.records import Outcome, Trial
@@ -127,6 +128,8 @@ class Evidence:
             return False
         if trial.proof or trial.peak_bytes is None or self.plan.budget_bytes is None:
             return True
+        if self._pools and trial in self._at_edge and (trial.other_bytes or 0) <= self.target_bytes:
+            return trial.batch_size <= (self._pooled or 0)
         return (self.required_bytes(trial) or 0) <= self.target_bytes
 
     def required_bytes(self, trial: Trial) -> int | None:
@@ -202,15 +205,32 @@ class Evidence:
         if self.model is None:
             return None
         seen = self.model.largest_within(self.target_bytes)
-        if not self._tellers or self.plan.careful:
+        if self._pooled is None or not self._pools:
             return seen
-        # Laid out in another way, a smaller size needs less by more than its samples do: what the
-        # larger one said counts, less those.
+        far = [t for t in self.trials if not t.proof and t not in self._at_edge]
+        wrong = any(t.batch_size <= self._pooled and not self.is_fit(t) for t in far)
+        return min(seen, self._pooled) if wrong else self._pooled
+
+    @property
+    def _pools(self) -> bool:
+        """Traces from near the edge tell together where it is, and not each for itself."""
+        measured = self.plan.budget_bytes is not None
+        return measured and bool(self.plan.precision) and not self.plan.careful
+
+    @cached_property
+    def _pooled(self) -> float | None:
+        """Where the target is met by the traces from near there, on an average: what each of them
+        tells scatters, up and down. None where there are none."""
+        return self._met_by(self._at_edge)
+
+    def _met_by(self, trials: list[Trial]) -> float | None:
+        """The mean of the sizes at which the target is met, by what each of these trials needs."""
+        if self.model is None or not trials:
+            return None
         resident = self.model.resident_bytes
         room, power = max(0.0, self.target_bytes - resident), 1 / self.model.exponent
-        active = ((t.batch_size, max(1, (t.needed_bytes or 0) - resident)) for t in self._at_edge)
-        bounds = [float(size * (room / need) ** power) for size, need in active]
-        return min([seen, *bounds])
+        active = ((t.batch_size, max(1, (t.needed_bytes or 0) - resident)) for t in trials)
+        return fmean(size * (room / need) ** power for size, need in active)
 
     @cached_property
     def _at_edge(self) -> list[Trial]:

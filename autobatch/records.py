@@ -124,11 +124,15 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
         return self.needed_bytes or self.peak_bytes
 
     @property
+    def other_bytes(self) -> int | None:
+        """What is asked of a device outside of steps, where that counts."""
+        replayed_alone = self.tight and self.needed_bytes is not None
+        return None if replayed_alone else self.other_peak_bytes
+
+    @property
     def required_bytes(self) -> int | None:
         """What a training at this size asks of a device: a step, and what is outside of steps."""
-        if self.tight and self.needed_bytes is not None:
-            return self.needed_bytes
-        return max(self.step_bytes or 0, self.other_peak_bytes or 0) or None
+        return max(self.step_bytes or 0, self.other_bytes or 0) or None
 
     @property
     def samples_per_second(self) -> float | None:

@@ -206,8 +206,8 @@ def check(ending: Ending) -> None:
     """What must hold of any search. That it ends, the device sees to."""
     scenario = ending.scenario
     space, reached = scenario.space, max(ending.reached, scenario.space.first)
-    # What is foretold may mislead so often, and is tried twice.
-    more = 0 if scenario.foretells is None else MISLED + 1
+    # What is foretold may mislead so often.
+    more = 0 if scenario.foretells is None else MISLED
     assert ending.trials <= ending.search.allowance(reached) + more, (ending.story, scenario)
     assert all(space.at_most(t.batch_size) == t.batch_size for t in ending.search.trials)
     if isinstance(ending.end, Done):
@@ -567,37 +567,55 @@ def told(*measured: tuple[int, int, int | None], room: float = 4.0, **plan: obje
 LEARNT = ((2, 60, None), (15, 65, 900))
 
 
-def test_what_is_foretold_is_tried_at_once_and_tried_twice() -> None:
+def test_what_is_foretold_is_tried_at_once_and_proven_after_that() -> None:
     assert told(*LEARNT).next() == Try(891)  # 1 % below, as a proof begins with more
     assert told((2, 60, None), (3, 65, 9)).next() == Try(9)  # of few samples no share
-    once = told(*LEARNT, (891, 990, 905))
-    assert once.next() == Try(891)
-    twice = told(*LEARNT, (891, 990, 905), (891, 995, 897))
-    assert twice.next() == Prove(891)
+    assert told(*LEARNT, (891, 990, 905)).next() == Prove(891)
+    assert told(*LEARNT, (891, 1010, 905)).next() == Prove(871)
+    upwards = told(*LEARNT, (891, 960, 930)).next()  # more than was tried by a few per cent
+    assert isinstance(upwards, Try)
+    assert 912 <= upwards.batch_size <= 930
 
 
-def test_what_two_traces_tell_from_near_is_proven_without_a_trial_of_it() -> None:
-    """713 samples were tried twice, and by what they need 730 would fit."""
-    twice = told((2, 60, None), (15, 65, 720), (713, 974, None), (713, 970, None))
-    assert twice.next() == Prove(723)
-    assert replace(twice, plan=replace(twice.plan, careful=True)).next() != Prove(723)
-    died = twice.add(Trial(batch_size=723, outcome=OOM, proof=True)).next()
+def test_what_a_trace_tells_from_near_is_proven_without_a_trial_of_it() -> None:
+    """713 samples were tried, and by what they need 726 would fit."""
+    once = told((2, 60, None), (15, 65, 720), (713, 980, None))
+    assert once.next() == Prove(718)
+    assert replace(once, plan=replace(once.plan, careful=True)).next() != Prove(718)
+    died = once.add(Trial(batch_size=718, outcome=OOM, proof=True)).next()
     assert isinstance(died, Prove)
-    assert died.batch_size < 713
+    assert died.batch_size < 705
 
 
-def test_near_the_edge_what_trials_need_counts_and_the_more_cautious_one_of_two() -> None:
-    apart = told(*LEARNT, (882, 980, None), (882, 1010, None))
-    after = apart.next()
-    assert isinstance(after, Try)
-    assert 840 < after.batch_size < 872
-    done = told(*LEARNT, (882, 980, None), (882, 1010, None), (after.batch_size, 970, None))
-    assert done.next() == Prove(after.batch_size)
-    # By the larger one's word 854 need what there is, by a line through both it would be 868.
-    assert told(*LEARNT, (882, 1030, None), (840, 930, None)).estimate == 854
+def test_a_proof_that_would_need_too_much_leads_to_what_all_traces_tell_together() -> None:
+    """By the trial 900 samples do, by the proof's replays 871: 885 on an average."""
+    once = told(*LEARNT, (891, 988, 905))
+    assert once.next() == Prove(891)
+    close = steady(891, 1019, 1019, resident=50)
+    again = once.add(msgspec.structs.replace(close, outcome=Outcome.TOO_CLOSE, proof=True)).next()
+    assert again == Prove(877)
+    far = steady(891, 1200, 1200, resident=50)
+    again = once.add(msgspec.structs.replace(far, outcome=Outcome.TOO_CLOSE, proof=True)).next()
+    assert again == Prove(846)  # no more than a step at once
+
+
+def test_near_the_edge_what_trials_need_counts_on_an_average() -> None:
+    # 882 samples need 980 MiB, or 1010: by the one 899 fit, by the other 871.
+    assert told(*LEARNT, (882, 980, None)).fits == 882
+    assert told(*LEARNT, (882, 1010, None)).fits == 15
+    both = told(*LEARNT, (882, 980, None), (882, 1010, None))
+    assert (both.estimate, both.fits, both.fails) == (885, 882, None)
+    assert both.next() == Prove(882)
+    more = told(*LEARNT, (882, 990, None), (882, 1020, None))
+    assert (more.fits, more.fails, more.next()) == (15, 882, Prove(867))
+    # By the larger one's word 854 need what there is, by the other's 905.
+    assert told(*LEARNT, (882, 1030, None), (840, 930, None)).estimate == 878
     # What its own need says goes before what it foretells, and before what others do.
     assert told(*LEARNT, (882, 940, 1400)).estimate == told(*LEARNT, (882, 940, None)).estimate
     assert told(*LEARNT, (882, 850, 1400)).estimate == 1400
+    # What is in use outside of steps does not scatter.
+    high = msgspec.structs.replace(both.trials[-1], other_peak_bytes=1100 * MIB)
+    assert both.add(high).fails == 882
 
 
 def test_what_trials_have_shown_to_be_wrong_is_foretold_no_more() -> None:
@@ -686,7 +704,7 @@ def test_searches_that_foretell_take_few_trials_and_stay_within_the_budget() -> 
         ended = [replace(smooth(seed, kind), foretells=0.02).run() for seed in range(200)]
         ended = [each for each in ended if each.best >= 50]
         assert len(ended) > 50
-        assert statistics.fmean(each.trials for each in ended) < 5.6, kind
+        assert statistics.fmean(each.trials for each in ended) < 4.5, kind
         assert all(each.answer <= 1.01 * each.best for each in ended)
         assert all(each.answer >= 0.85 * each.best for each in ended)
         assert statistics.fmean(each.answer / each.best for each in ended) > 0.96
