@@ -122,7 +122,9 @@ class Search(Evidence):
         size = self._at_most(self._somewhat_below(aim))
         if size is None or (self.fails is not None and size >= self.fails):
             return None
-        if not self.reached:
+        traced = self._traced_near(aim)
+        alone = bool(self._tellers) and len(traced) == 1 and not self.is_fit(traced[0])
+        if not self.reached or alone:
             return None  # what went beyond the budget tells less
         # Where an edge was foretold, little more than was tried: no others know it from below.
         least = size / (1 + self.plan.precision) if self._tellers else (1 - LED_UP) * aim
@@ -304,8 +306,9 @@ class Search(Evidence):
 
     def _somewhat_below(self, aim: float) -> int:
         """What to try where the edge is foretold, as a proof begins with more, and one of several
-        lengths together does not: half of what the precision allows to be left below it."""
-        return math.floor(aim * (1 - self.plan.precision / 2))
+        lengths together does not: half of what the precision allows to be left below it, to the
+        nearest whole number that is not above it."""
+        return min(math.floor(aim), round(aim * (1 - self.plan.precision / 2)))
 
     def _farthest_foretold(self, teller: Trial) -> float:
         """The largest size to try by this trial's word: less than what it foretells where a trial

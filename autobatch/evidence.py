@@ -26,6 +26,8 @@ MARGIN = 0.025
 # Share of the target: what needs so much less, or more, tells where the edge is. And share of a
 # size that is foretold: a trial so near to it tells whether it is.
 AT_EDGE = 0.1
+# A trial that needs so much more, as a share of what there is, shows what was foretold to be wrong.
+REFUTED = 0.25
 SPACIOUS = 0.25  # share of the budget that trials have beside it, where there is room to be wrong
 NEAR = 0.15  # of the size aimed at: from here on fragmentation and scatter are worth counting
 NEAR_AIM = 0.85  # share of the size aimed at within which trials scatter about the same edge
@@ -205,11 +207,27 @@ class Evidence:
         if self.model is None:
             return None
         seen = self.model.largest_within(self.target_bytes)
-        if self._pooled is None or not self._pools:
+        if not self._pools:
             return seen
+        if self._pooled is None:
+            return seen if self._refused is None else math.sqrt(seen * self._refused)
         far = [t for t in self.trials if not t.proof and t not in self._at_edge]
         wrong = any(t.batch_size <= self._pooled and not self.is_fit(t) for t in far)
         return min(seen, self._pooled) if wrong else self._pooled
+
+    @cached_property
+    def _refused(self) -> int | None:
+        """What was foretold, where the last trial, the only one of about that size, needed much
+        more: the two are each other's only witness, and either may be the outlier. None where
+        nothing is like that."""
+        last = self.trials[-1]
+        if last.needed_bytes is None or self.is_fit(last) or self._missed(last.batch_size) > 1:
+            return None
+        if last.needed_bytes > (1 + REFUTED) * self.target_bytes:
+            return None
+        told = [t.foretold or 0 for t in self._tellers if t is not last]
+        near = [each for each in told if abs(last.batch_size - each) <= AT_EDGE * each]
+        return max(near, default=None)
 
     @property
     def _pools(self) -> bool:

@@ -571,7 +571,9 @@ def test_what_is_foretold_is_tried_at_once_and_proven_after_that() -> None:
     assert told(*LEARNT).next() == Try(891)  # 1 % below, as a proof begins with more
     assert told((2, 60, None), (3, 65, 9)).next() == Try(9)  # of few samples no share
     assert told(*LEARNT, (891, 990, 905)).next() == Prove(891)
-    assert told(*LEARNT, (891, 1010, 905)).next() == Prove(871)
+    over = told(*LEARNT, (891, 1010, 905))  # what is too large tells less: once more
+    assert over.next() == Try(872)
+    assert over.add(steady(872, 970, 970, resident=50)).next() == Prove(881)
     upwards = told(*LEARNT, (891, 960, 930)).next()  # more than was tried by a few per cent
     assert isinstance(upwards, Try)
     assert 912 <= upwards.batch_size <= 930
@@ -580,20 +582,32 @@ def test_what_is_foretold_is_tried_at_once_and_proven_after_that() -> None:
 def test_what_a_trace_tells_from_near_is_proven_without_a_trial_of_it() -> None:
     """713 samples were tried, and by what they need 726 would fit."""
     once = told((2, 60, None), (15, 65, 720), (713, 980, None))
-    assert once.next() == Prove(718)
-    assert replace(once, plan=replace(once.plan, careful=True)).next() != Prove(718)
-    died = once.add(Trial(batch_size=718, outcome=OOM, proof=True)).next()
+    assert once.next() == Prove(719)
+    assert replace(once, plan=replace(once.plan, careful=True)).next() != Prove(719)
+    died = once.add(Trial(batch_size=719, outcome=OOM, proof=True)).next()
     assert isinstance(died, Prove)
     assert died.batch_size < 705
+
+
+def test_what_is_foretold_and_the_first_trial_of_it_are_each_others_only_witness() -> None:
+    """A U-Net's 4 samples foretold 77; 76 needed 15 % too much in one layout, and train."""
+    apart = told((2, 340, None), (4, 350, 77), (76, 1150, None))
+    assert apart.estimate == 69  # 63 by what the trial needs
+    assert apart.next() == Try(69)
+    assert apart.add(steady(69, 930, 930, resident=60)).next() == Prove(74)
+    wrong = told((2, 340, None), (4, 350, 77), (76, 1400, None))
+    assert (wrong.estimate or 0) < 55
+    once = told((2, 340, None), (4, 350, 77), (70, 1150, None), (76, 1150, None))
+    assert (once.estimate or 0) < 60
 
 
 def test_a_proof_that_would_need_too_much_leads_to_what_all_traces_tell_together() -> None:
     """By the trial 900 samples do, by the proof's replays 871: 885 on an average."""
     once = told(*LEARNT, (891, 988, 905))
-    assert once.next() == Prove(891)
+    assert once.next() == Prove(892)
     close = steady(891, 1019, 1019, resident=50)
     again = once.add(msgspec.structs.replace(close, outcome=Outcome.TOO_CLOSE, proof=True)).next()
-    assert again == Prove(877)
+    assert again == Prove(878)
     far = steady(891, 1200, 1200, resident=50)
     again = once.add(msgspec.structs.replace(far, outcome=Outcome.TOO_CLOSE, proof=True)).next()
     assert again == Prove(846)  # no more than a step at once
@@ -664,7 +678,7 @@ def test_where_a_compiled_program_would_die_in_a_used_process_it_is_proven_at_on
 def test_a_foresight_goes_before_the_certainty_of_doubling_until_it_misled_often() -> None:
     """From 4 samples on, 90 were too many; what they foretell is no guess of a few samples."""
     first = told((2, 60, None), (4, 70, 90), (88, 1200, 75))
-    assert first.next() == Try(74)
+    assert first.next() == Try(75)
     missed = (88, 1200, 75), (73, 1095, 70), (68, 1090, 66), (64, 1085, 63)
     again = told((2, 60, None), (4, 70, 90), *missed)
     after = again.next()
@@ -704,7 +718,7 @@ def test_searches_that_foretell_take_few_trials_and_stay_within_the_budget() -> 
         ended = [replace(smooth(seed, kind), foretells=0.02).run() for seed in range(200)]
         ended = [each for each in ended if each.best >= 50]
         assert len(ended) > 50
-        assert statistics.fmean(each.trials for each in ended) < 4.5, kind
+        assert statistics.fmean(each.trials for each in ended) < 4.7, kind
         assert all(each.answer <= 1.01 * each.best for each in ended)
         assert all(each.answer >= 0.85 * each.best for each in ended)
         assert statistics.fmean(each.answer / each.best for each in ended) > 0.96
