@@ -128,6 +128,7 @@ class Crew:
             trace=trace,
             foretell=sequence_length is None,
             enough_bytes=enough_bytes,
+            limit_bytes=self.device.budget_bytes,
             sequence_length=sequence_length,
         )
         ending = self._run(self._searcher, request)
@@ -154,6 +155,7 @@ class Crew:
                 proof=True,
                 trace=True,
                 enough_bytes=enough_bytes,
+                limit_bytes=self.device.budget_bytes,
             ),
             beyond,
         )

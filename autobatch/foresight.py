@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from autobatch.footprint import FINEST, Allocation, at_peak, requested_peak
-from autobatch.fragmentation import Limits, needed_by_loops
+from autobatch.fragmentation import needed_under
 from autobatch.replays import HUGE, Replay
 
 EXPONENTS = (0, 1, 2)  # of the batch size
@@ -158,9 +158,15 @@ class Growth:
         live = sum(self._live)
         return sum(each for each in self._live if each in self._lost) <= UNEXPLAINED * live
 
-    def largest_within(self, limit_bytes: int) -> int | None:
-        """The largest size whose steps need no more than this by their replays, to within some per
-        cent; None where it is not in sight, or there is too much to be replayed."""
+    def largest_within(self, limit_bytes: int, enough_bytes: int | None = None) -> int | None:
+        """The largest size whose steps need no more than `enough_bytes` of a limit by their
+        replays, to within some per cent; None where it is not in sight, or there is too much to be
+        replayed.
+
+        Args:
+            limit_bytes: What there will be.
+            enough_bytes: How much of it may be needed; by default all.
+        """
         if len(self._traced.allocations) > MOST:
             return None
         most = self._most_live_within(limit_bytes)
@@ -179,16 +185,10 @@ class Growth:
                 high = middle
         # A few replays went through; what is needed lies above what most of them do.
         resident = sum(self._traced.residents)
-        room, active = limit_bytes - resident, self._need_at(low, limit_bytes) - resident
-        return low if active <= room else max(1, int(low * room / active))
-
-    def _need_at(self, batch_size: int, limit_bytes: int) -> int:
-        replay = self.at(batch_size).replay()
-        if replay.loops:
-            return needed_by_loops(replay, limit_bytes, 2 * ORDERS)
-        limits = Limits(replay)
-        limits.extend(2 * ORDERS)
-        return limits.need
+        room = (limit_bytes if enough_bytes is None else enough_bytes) - resident
+        need = needed_under(self.at(low).replay(), limit_bytes, 2 * ORDERS)
+        active = max(need, self.at(low).live_bytes) - resident
+        return max(1, min(low, int(low * room / active)))
 
     def _goes_through(self, batch_size: int, limit_bytes: int) -> bool:
         replay = self.at(batch_size).replay()

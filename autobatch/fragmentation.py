@@ -20,10 +20,16 @@ REPLAYS = 48  # at first; then as many as tell what is needed to within
 ERROR = 0.01  # of it, as a standard error; but not more than
 MOST_REPLAYS = 256
 MOST_EVENTS = 300_000  # in all, where the first have fewer
-# Where the need is as near as this to what there is, its scatter decides the answer: then so many
-# times as many replays, and as many at most.
+# Where memory must not run out and the need is as near as this to what there is, its scatter
+# decides the answer: then so many times as many replays, and as many at most.
 NEAR_EDGE = 0.05
 CLOSER = 2
+# Where it is as near as this to what there will be, it counts how much larger all that the steps
+# allocate could be under just that: a few large chunks lie in regions of given lengths, so that a
+# need is no straight line. (By least limits 49.5 to 51.6 samples of a transformer fit, by six
+# traces, and by this 49.8 to 50; 50 do. By 37 traces of nine trainings it is 0.96 to 1.03 times the
+# safe maximum, by least limits 0.89 to 1.06.)
+WITHIN_SIGHT = 0.25
 # A size needs the mean of the limits that its replays need, and so many times their mean absolute
 # deviation from it: where memory is laid out differently from order to order, trainings meet rarer
 # orders than replays do. (Less noisy than a quantile of the limits or their standard deviation.)
@@ -37,18 +43,19 @@ DEVIATIONS = 3.3
 # buffers, searched in its own process, died in two of five searches with this bound.)
 BEYOND_WORST = 1.01
 MAY_DIE = 1 / 24  # share of the replays that may die all the same: orders that are accidents
-# The passes of loops leave holes in all places, so that it counts how long regions are: as long as
-# they will be only under what there will be, and at about the size that is looked for. So there all
-# that the steps allocate is made larger, by such factors, from where of a few replays none dies, to
-# where more than `MAY_DIE` of many do. (That scale is, by 18 traces of trials at 0.25 to 1.4 times
-# the first size of which one in ten trainings was seen to die, from 0.88 to 1.02 of that size, for
-# LSTMs of seven lengths, limits and models; to within 1 or 2 % from trace to trace but for one.
-# That deaths become fewer again, farther up, where a tensor has outgrown a region, is no accident
-# of replays: trainings do the same.)
-SCALE, FEW = 1.02, 8
-# To find that place, so many of these factors at once where some live, and where none do; and so
-# many without a death are clear.
-COARSE, FAST, CLEAR = 2, 6, 8
+# How long regions are counts as much as how much is in them: as long as they will be only under
+# what there will be, and at about the size that is looked for. So there all that the steps allocate
+# is made larger, by such factors, from where of a few replays none dies, to where more than
+# `MAY_DIE` of many do. (Where the passes of loops leave holes in all places, that is the only way.
+# The scale is, by 18 traces of trials at 0.25 to 1.4 times the first size of which one in ten
+# trainings was seen to die, from 0.88 to 1.02 of that size, for LSTMs of seven lengths, limits and
+# models; to within 1 or 2 % from trace to trace but for one. That deaths become fewer again,
+# farther up, where a tensor has outgrown a region, is no accident of replays: trainings do the
+# same. Without loops deaths set in more sharply, and steps are half as wide.)
+SCALE, FINE_SCALE, FEW = 1.02, 1.01, 8
+# To find that place, so large a factor at once where some live, and where none do; and so far
+# without a death is clear.
+COARSE, FAST, CLEAR = 1.04, 1.12, 1.17
 LEAST_SCALE = 1 / 8  # of the largest conceivable: where too many die at this one, nothing fits
 FAR_TOO_MUCH = 64  # times the least conceivable: what fits at no scale needs that
 
@@ -63,17 +70,16 @@ def needed_bytes(
     steps: int = 1,
     careful: bool = False,
 ) -> int:
-    """What the first steps need, by the replays: with loops, under an `edge`, as
-    `needed_by_loops` says; else the mean of the least limits under which each goes through, and
-    `DEVIATIONS` of their mean absolute deviations from it; at least what all but `MAY_DIE` of them
-    need, and without loops at most `BEYOND_WORST` times what the worst needs.
+    """What the first steps need, by the replays: with loops, or near the `edge`, as `needed_under`
+    says; else the mean of the least limits under which each goes through, and `DEVIATIONS` of their
+    mean absolute deviations from it; at least what all but `MAY_DIE` of them need, and without
+    loops at most `BEYOND_WORST` times what the worst needs.
 
     Args:
         allocations, residents, grows, steps: See `Replay`.
         at_least: Bytes that are needed anyway. Where the first replays need far less, they are the
             answer.
-        edge: Bytes that there are: whether more are needed is asked, and loops are replayed under
-            as much. None where that is not known.
+        edge: Bytes that there will be. None where that is not known.
         careful: Memory must not run out, and the pool is one that other trainings have laid out,
             not an empty one: orders count that no threads give, and what the worst replay needs
             is no bound.
@@ -81,20 +87,25 @@ def needed_bytes(
     replay = Replay(allocations, residents=residents, grows=grows, steps=steps, freely=careful)
     if not replay.least:
         return at_least
-    if replay.loops and edge is not None and not careful:
-        return max(at_least, needed_by_loops(replay, edge, REPLAYS))
+    by_scale = edge is not None and not careful
+    if by_scale and replay.loops:
+        return max(at_least, needed_under(replay, edge or 0, REPLAYS))
     limits = Limits(replay, careful=careful)
     limits.extend(REPLAYS)
-    if limits.need + 2 * limits.error > at_least:
-        limits.extend(limits.enough)
-        if edge is not None and abs(limits.need - edge) < NEAR_EDGE * edge:
-            limits.extend(CLOSER * limits.enough)
+    if limits.need + 2 * limits.error <= at_least:
+        return at_least
+    near = abs(limits.need - edge) / edge if edge else math.inf
+    if by_scale and near < WITHIN_SIGHT:
+        return max(at_least, needed_under(replay, edge or 0, REPLAYS))
+    limits.extend(limits.enough)
+    if near < NEAR_EDGE:
+        limits.extend(CLOSER * limits.enough)
     return max(at_least, limits.need)
 
 
-def needed_by_loops(replay: Replay, limit: int, replays: int) -> int:
-    """What steps with loops need, where there is `limit`: so much of it as leaves room for them to
-    be as large as they are instead of as large as so many replays allow."""
+def needed_under(replay: Replay, limit: int, replays: int) -> int:
+    """What steps need where there is `limit`: so much of it as leaves room for them to be as large
+    as they are instead of as large as so many replays allow."""
     room, active = limit - replay.held, replay.least - replay.held
     if not active:
         return replay.least
@@ -119,8 +130,13 @@ class Scales:
         self._few, self._others = range(FEW), range(FEW, replays)
         # More than so large it cannot be, and it is so much smaller at place 1, 2, ...
         self._most = (limit - replay.held) / (replay.least - replay.held)
-        self._last = math.ceil(math.log(1 / LEAST_SCALE, SCALE))
+        self._step = SCALE if replay.loops else FINE_SCALE
+        self._last = self._places(1 / LEAST_SCALE)
         self._dead: dict[tuple[int, range], int] = {}  # at a place, in these orders
+
+    def _places(self, factor: float) -> int:
+        """How many make so large a factor, at least."""
+        return math.ceil(math.log(factor, self._step) - 0.1)
 
     @property
     def largest(self) -> float | None:
@@ -130,7 +146,7 @@ class Scales:
         while (before := self._share(place)) > MAY_DIE / 2:
             if place >= self._last:
                 return None
-            place += COARSE
+            place += self._places(COARSE)
         while place > 0:
             share = self._share(place - 1)
             if share > MAY_DIE:
@@ -142,15 +158,16 @@ class Scales:
     def _below(self) -> int:
         """A place just below the lowest at which one of a few replays dies."""
         lowest, place = 0, 0
-        while place <= min(lowest + CLEAR, self._last):
+        coarse, fast, clear = map(self._places, (COARSE, FAST, CLEAR))
+        while place <= min(lowest + clear, self._last):
             dead = self._deaths(place, self._few)
             if dead:
                 lowest = place
-            place += FAST if dead == FEW else COARSE
-        return lowest + COARSE + 1
+            place += fast if dead == FEW else coarse
+        return lowest + coarse + 1
 
     def _at(self, place: float) -> float:
-        return self._most / math.pow(SCALE, place)
+        return self._most / math.pow(self._step, place)
 
     def _share(self, place: int) -> float:
         """Of the replays at a place, and half as many on either side of it, how many die."""

@@ -115,13 +115,15 @@ class RunTrial(msgspec.Struct, frozen=True, kw_only=True, tag=True):
             second epoch.
         trace: Also say what the first steps need once fragmentation is counted; in a proof only
             whether that is more than `enough_bytes`.
-        foretell: Also trace the first steps to say which batch size `enough_bytes` would do for, or
-            to let a later trial say so.
+        foretell: Also trace the first steps to say which batch size `enough_bytes` of
+            `limit_bytes` would do for, or to let a later trial say so.
         careful: The pool is the one that will train: a step's peak counts beside what replays
             say that it needs.
         enough_bytes: Stop early where steps use clearly more than this, or clearly less: then more
             steps tell nothing that is asked for. With sequences of one length, a few steps and
             their replay tell enough. A proof goes on.
+        limit_bytes: What the training will have, under which its steps are replayed; None where
+            that is not known.
         sequence_length: Of every sample; None where lengths are not told apart.
         shapes: Batch size and sequence length of each step in turn, where they are to differ.
     """
@@ -134,6 +136,7 @@ class RunTrial(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     foretell: bool = False
     careful: bool = False
     enough_bytes: int | None = None
+    limit_bytes: int | None = None
     sequence_length: int | None = None
     shapes: tuple[tuple[int, int], ...] = ()
 

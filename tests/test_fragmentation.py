@@ -21,13 +21,14 @@ from autobatch.fragmentation import (
     DEVIATIONS,
     FAR_TOO_MUCH,
     FEW,
+    FINE_SCALE,
     MAY_DIE,
     REPLAYS,
     SCALE,
     Limits,
     Scales,
-    needed_by_loops,
     needed_bytes,
+    needed_under,
 )
 from autobatch.options import ProbeOptions
 from autobatch.replays import (
@@ -173,6 +174,20 @@ def test_loops_are_replayed_under_what_there_is(looped: bool, careful: bool) -> 
     assert within <= alone
 
 
+@pytest.mark.parametrize("careful", [False, True])
+def test_near_what_there_will_be_it_counts_how_much_larger_steps_could_be_under_that(
+    careful: bool,
+) -> None:
+    step = [Allocation(70 * MIB, k, 10 + k) for k in range(4)]
+    alone = needed_bytes(step, careful=careful)
+    for edge in (alone // 2, 2 * alone):
+        assert needed_bytes(step, edge=edge, careful=careful) == alone
+    for edge in (int(0.85 * alone), alone, int(1.2 * alone)):
+        under = alone if careful else needed_under(Replay(step), edge, REPLAYS)
+        assert needed_bytes(step, edge=edge, careful=careful) == under
+    assert needed_bytes(step, edge=alone, at_least=2 * alone, careful=careful) == 2 * alone
+
+
 def test_wherever_it_is_looked_for_first_the_limit_is_the_same() -> None:
     """In one region a larger limit never is worse for these."""
     step = [Allocation(70 * MIB, k, 10 + k) for k in range(4)]
@@ -235,13 +250,14 @@ class Orders:
 
 
 class Loops:
-    """In place of a replay with loops: whether an order dies at a scale, as it is given."""
+    """In place of a replay under a limit: whether an order dies at a scale, as it is given."""
 
-    loops = True
     held, least = 100, 300
 
-    def __init__(self, dies: Callable[[int, float], bool], events: int = 1000) -> None:
-        self._dies, self.events = dies, events
+    def __init__(
+        self, dies: Callable[[int, float], bool], events: int = 1000, *, loops: bool = True
+    ) -> None:
+        self._dies, self.events, self.loops = dies, events, loops
         self.asked: set[int] = set()
 
     def deaths(self, orders: Iterable[int], limit: int, scale: float) -> int:
@@ -262,13 +278,15 @@ class Loops:
         (lambda _order, _scale: False, 4.5),
     ],
 )
-def test_loops_may_be_made_so_large_that_hardly_a_replay_dies(
-    dies: Callable[[int, float], bool], largest: float
+@pytest.mark.parametrize("loops", [True, False])
+def test_steps_may_be_made_so_large_that_hardly_a_replay_dies(
+    dies: Callable[[int, float], bool], largest: float, loops: bool
 ) -> None:
     """And no larger, where fewer die again at a size beyond."""
-    found = Scales(Loops(dies), 1000, REPLAYS).largest
-    assert largest / SCALE**2 < found <= largest * SCALE**2
-    need = needed_by_loops(Loops(dies), 1000, REPLAYS)
+    found = Scales(Loops(dies, loops=loops), 1000, REPLAYS).largest
+    step = SCALE if loops else FINE_SCALE
+    assert largest / step**2 < found <= largest * step**2
+    need = needed_under(Loops(dies, loops=loops), 1000, REPLAYS)
     assert need == 100 + round(900 / found)
     assert need >= 300
 
@@ -288,7 +306,7 @@ def test_what_lives_briefly_in_a_loop_is_released_as_much_later_as_it_is_taken(
 
 
 def test_loops_that_fit_at_no_scale_need_far_too_much() -> None:
-    assert needed_by_loops(Loops(lambda _order, _scale: True), 1000, REPLAYS) == FAR_TOO_MUCH * 300
+    assert needed_under(Loops(lambda _order, _scale: True), 1000, REPLAYS) == FAR_TOO_MUCH * 300
 
 
 @pytest.mark.parametrize(("events", "replays"), [(1000, 48), (10_000, 30), (200_000, FEW)])
@@ -296,7 +314,7 @@ def test_so_many_replays_tell_what_loops_need_as_there_is_time_for(
     events: int, replays: int
 ) -> None:
     loops = Loops(lambda _order, scale: scale > 1.3, events)
-    needed_by_loops(loops, 1000, REPLAYS)
+    needed_under(loops, 1000, REPLAYS)
     assert len(loops.asked) == replays
 
 
@@ -360,13 +378,13 @@ def test_needs_are_asked_of_as_many_replays_as_tell(monkeypatch: pytest.MonkeyPa
         assert REPLAYS < len(orders.asked) <= most or len(orders.asked) == most == REPLAYS
 
 
-def test_near_what_there_is_more_replays_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_care_more_replays_tell_near_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     shuffle = random.Random(0)
     asked = {}
     for edge in (None, 1020, 1120, 1140, 1250):
         orders = Orders([round(shuffle.gauss(1000, 40)) for _ in range(1000)])
         monkeypatch.setattr(fragmentation, "Replay", lambda *_a, each=orders, **_k: each)
-        assert 1080 < needed_bytes([], edge=edge) < 1150
+        assert 1080 < needed_bytes([], edge=edge, careful=True) < 1200
         asked[edge] = len(orders.asked)
     usual = asked[None]
     assert abs(asked[1250] - usual) < usual / 3

@@ -89,6 +89,7 @@ class InProcess:
             trace=trace,
             careful=True,
             enough_bytes=enough_bytes,
+            limit_bytes=self.device.budget_bytes,
             sequence_length=sequence_length,
         )
         return self._run(request).trial
@@ -105,6 +106,7 @@ class InProcess:
             proof=True,
             trace=True,
             enough_bytes=enough_bytes,
+            limit_bytes=self.device.budget_bytes,
         )
         ending = self._run(request)
         return ending.trial, ending.done

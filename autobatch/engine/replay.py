@@ -131,7 +131,7 @@ class TrialTrace:
 
         Args:
             at_least: Bytes that are needed anyway.
-            edge: Bytes that there are; None where that is not known.
+            edge: Bytes that there will be; None where that is not known.
             careful: Memory must not run out.
         """
         if not self.read() or self._now is None:
@@ -149,20 +149,20 @@ class TrialTrace:
                 careful=careful,
             )
 
-    def foretold(self, limit_bytes: int) -> int | None:
-        """The largest batch size that so many bytes do for, by replays of what was traced as it
-        would be at other sizes; None where that cannot be told, or no trial before was at a size
-        well apart from this one."""
+    def foretold(self, limit_bytes: int, enough_bytes: int | None = None) -> int | None:
+        """The largest batch size that so many bytes of a limit do for (by default all), by replays
+        of what was traced as it would be at other sizes; None where that cannot be told, or no
+        trial before was at a size well apart from this one."""
         if not self.read() or self._now is None or self._length is not None:
             return None
         with _no_garbage_collection():
-            if self._begun is not None and self._first is not None:
-                return Growth(self._first, self._now.census).largest_within(limit_bytes)
             other = nearest(self._censuses, self._batch_size)
             growth = None if other is None else Growth(self._now, other)
-            if growth is None or not growth.is_explained:
+            if self._begun is not None and self._first is not None:
+                growth = Growth(self._first, self._now.census)
+            elif growth is None or not growth.is_explained:
                 return None
-            return growth.largest_within(limit_bytes)
+            return growth.largest_within(limit_bytes, enough_bytes)
 
     @property
     def has_loops(self) -> bool:

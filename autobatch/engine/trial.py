@@ -132,7 +132,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         request = self._request
         least = (request.enough_bytes or 0) if request.proof else 0
         needs = self._trace.needed_bytes(
-            at_least=least, edge=request.enough_bytes, careful=request.careful
+            at_least=least, edge=request.limit_bytes, careful=request.careful
         )
         if needs is None:
             return None
@@ -149,13 +149,13 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
     def foretold(self, needed_bytes: int | None) -> int | None:
         """The largest size that `enough_bytes` do for; None where that cannot be told, or where
         what the trial itself needs is as good as all that there is."""
-        limit = self._request.enough_bytes
+        limit, enough = self._request.limit_bytes, self._request.enough_bytes
         if self._trace is None or not self._request.foretell or not self._trace.read():
             return None
-        if limit is None:
+        if limit is None or enough is None:
             return None
-        close = needed_bytes is not None and abs(needed_bytes - limit) < CLOSE * limit
-        return None if close and not self.compiled else self._trace.foretold(limit)
+        close = needed_bytes is not None and abs(needed_bytes - enough) < CLOSE * enough
+        return None if close and not self.compiled else self._trace.foretold(limit, enough)
 
     @property
     def compiled(self) -> bool:
