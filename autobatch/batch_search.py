@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from statistics import fmean
 
 from autobatch import memory_model
 from autobatch.evidence import Evidence, Plan
@@ -109,8 +110,8 @@ class Search(Evidence):
         return self._proven_at(max(self.fits, self._told or 0))
 
     def _proven_at(self, size: int) -> Action:
-        """This size is the answer, if it is proven."""
-        return Done(size) if self.proven == size else Prove(size)
+        """This size is the answer, if it is proven; or a larger one that is."""
+        return Done(self.proven) if self.proven >= size else Prove(size)
 
     @property
     def seen_from_near(self) -> int | None:
@@ -144,7 +145,7 @@ class Search(Evidence):
         if size is None or aim is None or self._is_led:
             return size
         few = self.plan.precision * size < 1
-        return None if few or self._missed(aim) >= MISLED else max(size, self.fits)
+        return None if few or self._missed(aim) >= MISLED else size
 
     @property
     def _compiled_to(self) -> int | None:
@@ -355,10 +356,9 @@ class Search(Evidence):
         failed = [t for t in self.trials if t.proof and not self.is_fit(t)]
         if not self._pools or any(t.needed_bytes is None for t in failed):
             return None
-        edge = self._met_by([*self._at_edge, *failed])
-        if edge is None:
+        if self.model is None:
             return None
-        return self._somewhat_below(edge)
+        return self._somewhat_below(fmean(map(self._met_by, [*self._at_edge, *failed])))
 
     # -- what it may cost --------------------------------------------------------------------
 

@@ -14,14 +14,16 @@ from autobatch.sizes import SizeSpace
 
 # Kept free of the budget by default: the first where fragmentation was counted, as needs by replay
 # scatter by as much from trace to trace; elsewhere what the peaks' measured spread asks for,
-# between the two (measured: scripts/bench/main_job.py).
-LEAST_HEADROOM = 0.025
+# between the other two (measured: scripts/bench/main_job.py).
+LEAST_HEADROOM = 0.02
+PEAKS_HEADROOM = 0.025
 MOST_HEADROOM = 0.06
 # Of the budget without what is in use between steps, where trials share the process that is to
 # train, and its full pool.
 CAREFUL_HEADROOM = 0.05
 # A proof begins with a size this much larger: where training dies now and then, it dies more often
-# there. Not more than the headroom, or proofs fail where replays are exact.
+# there. Not more than the headroom and what is left below the edge, or proofs fail where replays
+# are exact.
 MARGIN = 0.025
 # Share of the target: what needs so much less, or more, tells where the edge is. And share of a
 # size that is foretold: a trial so near to it tells whether it is.
@@ -82,6 +84,8 @@ class Evidence:
             return least
         spread = memory_model.relative_spread(self.trials, model.resident_bytes)
         scatter = spread * max(0, budget - model.resident_bytes)
+        if self.plan.headroom_bytes is None:
+            scatter = max(scatter, PEAKS_HEADROOM * budget)
         return max(least, int(min(scatter, MOST_HEADROOM * budget)))
 
     @cached_property
@@ -208,7 +212,8 @@ class Evidence:
             return None
         seen = self.model.largest_within(self.target_bytes)
         if not self._pools:
-            return seen
+            cautious = bool(self._tellers) and not self.plan.careful
+            return min([seen, *map(self._met_by, self._at_edge)]) if cautious else seen
         if self._pooled is None:
             return seen if self._refused is None else math.sqrt(seen * self._refused)
         far = [t for t in self.trials if not t.proof and t not in self._at_edge]
@@ -220,7 +225,7 @@ class Evidence:
         """What was foretold, where the last trial, the only one of about that size, needed much
         more: the two are each other's only witness, and either may be the outlier. None where
         nothing is like that."""
-        last = self.trials[-1]
+        last = [t for t in self.trials if not t.proof][-1]
         if last.needed_bytes is None or self.is_fit(last) or self._missed(last.batch_size) > 1:
             return None
         if last.needed_bytes > (1 + REFUTED) * self.target_bytes:
@@ -231,24 +236,26 @@ class Evidence:
 
     @property
     def _pools(self) -> bool:
-        """Traces from near the edge tell together where it is, and not each for itself."""
-        measured = self.plan.budget_bytes is not None
-        return measured and bool(self.plan.precision) and not self.plan.careful
+        """Traces from near the edge tell together where it is, and not each for itself: where
+        neither an exact answer nor what to keep free was asked for, and memory may run out."""
+        plan = self.plan
+        asked = plan.careful or plan.headroom_bytes is not None or not plan.precision
+        return plan.budget_bytes is not None and not asked
 
     @cached_property
     def _pooled(self) -> float | None:
         """Where the target is met by the traces from near there, on an average: what each of them
         tells scatters, up and down. None where there are none."""
-        return self._met_by(self._at_edge)
+        return fmean(map(self._met_by, self._at_edge)) if self._at_edge else None
 
-    def _met_by(self, trials: list[Trial]) -> float | None:
-        """The mean of the sizes at which the target is met, by what each of these trials needs."""
-        if self.model is None or not trials:
-            return None
+    def _met_by(self, trial: Trial) -> float:
+        """Where the target is met, by what this trial needs: laid out in another way, a smaller
+        size needs less by more than its samples do, so what the larger one said counts, less
+        those."""
+        assert self.model is not None
         resident = self.model.resident_bytes
-        room, power = max(0.0, self.target_bytes - resident), 1 / self.model.exponent
-        active = ((t.batch_size, max(1, (t.needed_bytes or 0) - resident)) for t in trials)
-        return fmean(size * (room / need) ** power for size, need in active)
+        room, need = max(0.0, self.target_bytes - resident), (trial.needed_bytes or 0) - resident
+        return float(trial.batch_size * (room / max(1, need)) ** (1 / self.model.exponent))
 
     @cached_property
     def _at_edge(self) -> list[Trial]:
