@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from typing import Protocol
 
 import msgspec
@@ -105,7 +106,7 @@ class BucketSearching(Searching):
         for each in inside:
             counted = None if each is None or not each.complete else each.samples
             known = msgspec.structs.replace(prepared, samples=counted or None)
-            searches.append(Search(self._plan(known)))
+            searches.append(Search(replace(self._plan(known), mixed=True)))
             self._limits.append(self._bounds(known))
         search = BucketSearch(longest, tuple(searches), wanted.tokens_per_batch)
         search, sizes = self._find_all(search, runs)

@@ -271,7 +271,7 @@ class TrialDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         foretold: The largest batch size that `enough_bytes` do for, by replays of what this trial
             allocated as it would be at other sizes; None where that was not asked for or cannot
             be told.
-        compiled: See `Trial`.
+        compiled, loops: See `Trial`.
         process_bytes: By NVML, all that the worker holds of a GPU; None where it does not say.
         validation_steps: Validation steps that ran.
         last_batch_size: Samples in the smaller last batch; None where there was none.
@@ -286,6 +286,7 @@ class TrialDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     needed_bytes: int | None = None
     foretold: int | None = None
     compiled: bool = False
+    loops: bool = False
     process_bytes: int | None = None
     validation_steps: int = 0
     last_batch_size: int | None = None
@@ -309,6 +310,7 @@ class TrialDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
             needed_bytes=self.needed_bytes,
             foretold=self.foretold,
             compiled=self.compiled,
+            loops=self.loops,
             process_bytes=self.process_bytes,
             step_seconds=self.step_seconds,
             proof=request.proof,

@@ -83,6 +83,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
         compiled: A program that XLA compiled takes most of what its steps need, which were replayed
             as those of a process that begins at this size. In one that has run others a larger size
             may die where a training would not.
+        loops: Some of what was traced is a loop's, as a recurrent layer's.
         process_bytes: What NVML counts for the process after the steps: the allocator's memory, and
             all that is outside of it (CUDA's context, workspaces of cuDNN and cuBLAS, NCCL). None
             where it does not say.
@@ -105,6 +106,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     needed_bytes: int | None = None
     foretold: int | None = None
     compiled: bool = False
+    loops: bool = False
     process_bytes: int | None = None
     step_seconds: tuple[float, ...] = ()
     tight: bool = False

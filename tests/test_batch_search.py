@@ -22,6 +22,7 @@ from autobatch.errors import UsageError
 from autobatch.evidence import (
     CAREFUL_HEADROOM,
     LEAST_HEADROOM,
+    MIXED_HEADROOM,
     MOST_HEADROOM,
     PEAKS_HEADROOM,
     Plan,
@@ -1074,6 +1075,10 @@ def test_no_trial_is_cut_short_that_might_yet_fit() -> None:
     assert Search(asked, (scattered,)).enough_bytes == 990 * MIB
     # A proof's replays may need what lies half a headroom higher, where they can be compared.
     assert replayed.proof_bytes == (1 - LEAST_HEADROOM / 2) * 1000 * MIB
+    mixed = replace(plan, mixed=True)
+    assert Search(mixed, replayed.trials).headroom_bytes == MIXED_HEADROOM * 1000 * MIB
+    looped = msgspec.structs.replace(replayed.trials[-1], loops=True)
+    assert Search(mixed, (scattered, looped)).headroom_bytes == LEAST_HEADROOM * 1000 * MIB
     careful = replace(plan, careful=True)
     for other in (found, replace(replayed, plan=asked), replace(replayed, plan=careful)):
         assert other.proof_bytes == 1000 * MIB

@@ -14,6 +14,7 @@ import pytest
 import autobatch
 from autobatch.bucket_options import BucketOptions
 from autobatch.errors import AutobatchError, UsageError
+from autobatch.evidence import MIXED_HEADROOM
 from autobatch.records import LimitKind, Outcome, ProofKind
 
 SAMPLES = Path(__file__).resolve().parent / "samples"
@@ -166,6 +167,7 @@ def test_every_bucket_has_a_size_that_was_proven_beside_the_others() -> None:
     in_it = [each.samples or 512 for each in result.buckets]  # no larger than a whole epoch of it
     assert all(size <= most for size, most in zip(result.batch_sizes, in_it, strict=True))
     assert result.proof.kind is ProofKind.FRESH_PROCESS
+    assert result.headroom_bytes == int(MIXED_HEADROOM * (96 << 20))
     for bucket in result.buckets:
         proven = [t for t in result.trials if t.proof and t.sequence_length == bucket.longest]
         assert proven[-1].outcome is Outcome.FITS

@@ -137,7 +137,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         if needs is None:
             return None
         if request.proof:
-            if self._trace.has_loops and not request.careful:
+            if self.loops and not request.careful:
                 least = int(LOOPS_SPARE * least)
             return needs if needs > least else None
         needs += max(0, max(self.peaks) - max(self.peaks[: self._trace.steps]))
@@ -162,6 +162,11 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
         """One compiled program takes most of what the steps need, and counts as in a process that
         begins with it."""
         return self._trace is not None and self._trace.begins
+
+    @property
+    def loops(self) -> bool:
+        """Some of what was traced, and read, is a loop's."""
+        return self._trace is not None and self._trace.has_loops
 
     def _tells_enough(self) -> bool:
         """Whether more steps would say nothing that is asked for."""
@@ -256,6 +261,7 @@ def run(training: Training, recorder: Recorder, request: RunTrial, *, static: bo
         needed_bytes=needed,
         foretold=recorder.foretold(needed),
         compiled=recorder.compiled,
+        loops=recorder.loops,
         process_bytes=memory.process_bytes(),
         resident_bytes=memory.bytes_in_use() + training.batches.device_bytes,
         validation_steps=recorder.validation_steps,
