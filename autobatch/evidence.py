@@ -20,12 +20,8 @@ PEAKS_HEADROOM = 0.025
 MOST_HEADROOM = 0.06
 # Where batches of several lengths follow each other, and each leaves the holes that suit it. (The
 # replays of a transformer's 27 samples of length 500 need 97 %, and 28 train alone; beside four
-# other lengths 27 died.)
+# other lengths 27 died.) But not the passes of loops, whose holes lie everywhere anyway.
 MIXED_HEADROOM = 0.03
-# The passes of loops leave holes everywhere, whatever comes before, and their replays die earlier
-# than trainings do: by what they need the limit is met at 0.92 to 0.97 of the first size that was
-# seen to die, of six LSTMs.
-LOOPS_HEADROOM = 0.01
 # Of the budget without what is in use between steps, where trials share the process that is to
 # train, and its full pool.
 CAREFUL_HEADROOM = 0.05
@@ -114,8 +110,8 @@ class Evidence:
         if self.plan.careful:  # what stays from step to step does not scatter
             resident = model.resident_bytes if model is not None else 0
             return int(max(LEAST_HEADROOM * budget, CAREFUL_HEADROOM * (budget - resident)))
-        share = MIXED_HEADROOM if self.plan.mixed else LEAST_HEADROOM
-        return int((LOOPS_HEADROOM if any(t.loops for t in self.trials) else share) * budget)
+        mixed = self.plan.mixed and not any(t.loops for t in self.trials)
+        return int((MIXED_HEADROOM if mixed else LEAST_HEADROOM) * budget)
 
     @property
     def enough_bytes(self) -> int:
