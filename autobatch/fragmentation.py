@@ -92,13 +92,14 @@ def needed_bytes(
         return max(at_least, needed_under(replay, edge or 0, REPLAYS))
     limits = Limits(replay, careful=careful)
     limits.extend(REPLAYS)
+    if limits.need + 2 * limits.error <= at_least:
+        return at_least
     near = abs(limits.need - edge) / edge if edge else math.inf
     if by_scale and near < WITHIN_SIGHT:
         return max(at_least, needed_under(replay, edge or 0, REPLAYS))
-    if limits.need + 2 * limits.error > at_least:
-        limits.extend(limits.enough)
-        if near < NEAR_EDGE:
-            limits.extend(CLOSER * limits.enough)
+    limits.extend(limits.enough)
+    if near < NEAR_EDGE:
+        limits.extend(CLOSER * limits.enough)
     return max(at_least, limits.need)
 
 
