@@ -92,7 +92,7 @@ class Search(Evidence):
                 return Try(self.plan.space.first)
             # The second size tells whether the first fits too, and leaves one trial to spend.
             return Try(self.plan.space.at_most(2 * self.plan.space.first) or 0)
-        if any(t.proof and not self.is_fit(t) for t in self.trials):
+        if self.failed_proofs:
             return self._after_failed_proof()
         for size in (self._seen_enough, self._compiled_to):
             if size is not None:
@@ -328,7 +328,7 @@ class Search(Evidence):
 
     def _after_failed_proof(self) -> Action:
         """Step down from what failed; then close in on the edge, as long as trials are left."""
-        failed = [t for t in self.trials if t.proof and not self.is_fit(t)]
+        failed = self.failed_proofs
         high = min(t.batch_size for t in failed)
         low = self.proven
         if low:
@@ -353,10 +353,9 @@ class Search(Evidence):
     def _told_by_all(self) -> int | None:
         """A size somewhat below the edge by all traces from near there, those of proofs included,
         where each proof that failed was traced."""
-        failed = [t for t in self.trials if t.proof and not self.is_fit(t)]
-        if not self._pools or any(t.needed_bytes is None for t in failed):
-            return None
-        if self.model is None:
+        failed = self.failed_proofs
+        untraced = any(t.needed_bytes is None for t in failed)
+        if not self._pools or self.model is None or untraced:
             return None
         return self._somewhat_below(fmean(map(self._met_by, [*self._at_edge, *failed])))
 

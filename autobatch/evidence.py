@@ -185,6 +185,11 @@ class Evidence:
         """The largest size with a passed proof, below all that failed; 0 for none yet."""
         return self._largest_fit(t for t in self.trials if t.proof)
 
+    @cached_property
+    def failed_proofs(self) -> list[Trial]:
+        """Those that did not go through, or would not have in another order."""
+        return [t for t in self.trials if t.proof and not self.is_fit(t)]
+
     def _largest_fit(self, trials: Iterable[Trial]) -> int:
         fails = math.inf if self.fails is None else self.fails
         sizes = (t.batch_size for t in trials if self.is_fit(t) and t.batch_size < fails)

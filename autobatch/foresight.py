@@ -186,8 +186,7 @@ class Growth:
         # A few replays went through; what is needed lies above what most of them do.
         resident = sum(self._traced.residents)
         room = (limit_bytes if enough_bytes is None else enough_bytes) - resident
-        need = needed_under(self.at(low).replay(), limit_bytes, 2 * ORDERS)
-        active = max(need, self.at(low).live_bytes) - resident
+        active = needed_under(self.at(low).replay(), limit_bytes, 2 * ORDERS) - resident
         return max(1, min(low, int(low * room / active)))
 
     def _goes_through(self, batch_size: int, limit_bytes: int) -> bool:

@@ -87,16 +87,16 @@ def needed_bytes(
     replay = Replay(allocations, residents=residents, grows=grows, steps=steps, freely=careful)
     if not replay.least:
         return at_least
-    by_scale = edge is not None and not careful
-    if by_scale and replay.loops:
-        return max(at_least, needed_under(replay, edge or 0, REPLAYS))
+    limit = None if careful else edge
+    if limit is not None and replay.loops:
+        return max(at_least, needed_under(replay, limit, REPLAYS))
     limits = Limits(replay, careful=careful)
     limits.extend(REPLAYS)
     if limits.need + 2 * limits.error <= at_least:
         return at_least
     near = abs(limits.need - edge) / edge if edge else math.inf
-    if by_scale and near < WITHIN_SIGHT:
-        return max(at_least, needed_under(replay, edge or 0, REPLAYS))
+    if limit is not None and near < WITHIN_SIGHT:
+        return max(at_least, needed_under(replay, limit, REPLAYS))
     limits.extend(limits.enough)
     if near < NEAR_EDGE:
         limits.extend(CLOSER * limits.enough)

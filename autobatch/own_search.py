@@ -120,7 +120,7 @@ class OwnSearch:
         bisection may cost are spent.
         """
         search, space = self._search, self._search.plan.space
-        failed = [t for t in search.trials if t.proof and not search.is_fit(t)]
+        failed = search.failed_proofs
         if self._enough() and search.fits:
             return Done(search.proven) if search.proven else self._lower(failed, search.fits)
         if not failed or search.proven or failed[-1].outcome is Outcome.FAILED:
