@@ -62,6 +62,19 @@ def passed(
     return tuple(trials)
 
 
+def too_close(trials: tuple[Trial, ...], state: BucketSearch) -> tuple[Trial, ...]:
+    """Which of a proof's trials count, where it went through and would not have in another order:
+    whose batch it would die in is chance, so all sizes are lowered that can be.
+
+    Args:
+        trials: As `passed` tells them.
+        state: The search that they belong to.
+    """
+    smallest = [search.plan.space.first for search in state.searches]
+    larger = tuple(t for t, least in zip(trials, smallest, strict=True) if t.batch_size > least)
+    return larger or trials
+
+
 def died_in(ending: Ending, shapes: tuple[tuple[int, int], ...], state: BucketSearch) -> int:
     """The bucket whose batch was being trained; the most demanding, as foreseen, where none was.
 

@@ -127,6 +127,15 @@ class BucketSearch:
         between = length_model.largest_between(shorter[-1], longer[0], length)
         return max(most, int(min(SURELY * between, CAREFUL_JUMP * most)))
 
+    @property
+    def is_replayable(self) -> bool:
+        """Whether a proof of all lengths tells by its replays if it could have died: not of loops,
+        whose replays take long and whose holes lie everywhere anyway, nor where trials keep far
+        from the edge as memory must not run out."""
+        careful = any(search.plan.careful for search in self.searches)
+        traced = [trial for trial in self.trials if trial.needed_bytes is not None]
+        return bool(traced) and not careful and not any(trial.loops for trial in traced)
+
     def add(self, bucket: int, trial: Trial) -> BucketSearch:
         """With one more trial."""
         searches = list(self.searches)

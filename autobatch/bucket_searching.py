@@ -39,8 +39,11 @@ HERE_HEADROOM = 0.12
 class BucketTrials(Trials, Protocol):
     """Whoever runs trials at sequence lengths: a crew of workers, or this process."""
 
-    def prove_shapes(self, shapes: tuple[tuple[int, int], ...]) -> Ending:
-        """Run a proof of batches of several sizes and lengths, one step each, in one process."""
+    def prove_shapes(
+        self, shapes: tuple[tuple[int, int], ...], *, limit_bytes: int | None
+    ) -> Ending:
+        """Run a proof of batches of several sizes and lengths, one step each, in one process, and
+        say whether its first steps, replayed, need more than `limit_bytes`, if it is given."""
         ...
 
 
@@ -153,12 +156,16 @@ class BucketSearching(Searching):
         rounds = max(bucket_proof.ROUNDS, math.ceil(self._options.proof_steps / len(sizes)))
         shapes = bucket_proof.proof_shapes(sizes, state.lengths, rounds)
         self._observe(TrialStarted(max(sizes), proof=True, buckets=len(sizes)))
-        ending = runs.prove_shapes(shapes)
+        limit = self._budget if state.is_replayable else None
+        ending = runs.prove_shapes(shapes, limit_bytes=limit)
         self._check_device()
         self._check_proof(runs)
         if ending.done is not None:
-            self._proof = self._proven_by = ending.done
             trials = bucket_proof.passed(ending.trial, ending.done, sizes, state.lengths, shapes)
+            if ending.trial.outcome is Outcome.FITS:
+                self._proof = self._proven_by = ending.done
+            else:
+                trials = bucket_proof.too_close(trials, state)
         else:
             bucket = bucket_proof.died_in(ending, shapes, state)
             why = f"{ending.trial.why} (the proof of all buckets, in step {ending.step})"

@@ -161,10 +161,18 @@ class Crew:
         )
         return ending.trial, ending.done
 
-    def prove_shapes(self, shapes: tuple[tuple[int, int], ...]) -> Ending:
-        """Run a proof of batches of several sizes and lengths, one step each, in one process."""
-        request = protocol.RunTrial.of_shapes(shapes, validation=self._options.validation)
-        return self._prove(request)
+    def prove_shapes(
+        self, shapes: tuple[tuple[int, int], ...], *, limit_bytes: int | None
+    ) -> Ending:
+        """Run a proof of batches of several sizes and lengths, one step each, in one process.
+
+        Its first steps are replayed, where there is a limit: whether they need more than that.
+        """
+        return self._prove(
+            protocol.RunTrial.of_shapes(
+                shapes, validation=self._options.validation, limit_bytes=limit_bytes
+            )
+        )
 
     def _prove(self, request: protocol.RunTrial, beyond: int | None = None) -> Ending:
         self._bury_searcher()  # its memory is wanted, and there is no way back to it

@@ -141,8 +141,15 @@ class RunTrial(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     shapes: tuple[tuple[int, int], ...] = ()
 
     @classmethod
-    def of_shapes(cls, shapes: tuple[tuple[int, int], ...], *, validation: bool) -> RunTrial:
-        """The proof of batches of these sizes and lengths, one step each."""
+    def of_shapes(
+        cls,
+        shapes: tuple[tuple[int, int], ...],
+        *,
+        validation: bool,
+        limit_bytes: int | None = None,
+    ) -> RunTrial:
+        """The proof of batches of these sizes and lengths, one step each; and where there is a
+        limit, whether they need more than that once fragmentation is counted."""
         largest = max(size for size, _ in shapes)
         return cls(
             batch_size=largest,
@@ -150,7 +157,15 @@ class RunTrial(msgspec.Struct, frozen=True, kw_only=True, tag=True):
             shapes=shapes,
             validation=validation,
             proof=True,
+            trace=limit_bytes is not None,
+            enough_bytes=limit_bytes,
+            limit_bytes=limit_bytes,
         )
+
+    @property
+    def lengths(self) -> int:
+        """How many sequence lengths its steps have, where these are to differ; else 0."""
+        return len({length for _, length in self.shapes})
 
     @property
     def extent(self) -> int:

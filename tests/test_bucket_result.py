@@ -323,6 +323,16 @@ def test_a_passed_proof_is_told_for_each_bucket() -> None:
     assert [each.peak_bytes for each in told] == [9, 9]
 
 
+def test_of_a_proof_that_was_too_close_all_count_that_can_be_smaller() -> None:
+    searches = [Search(Plan(SizeSpace(minimum=least))) for least in (1, 8, 8)]
+    state = BucketSearch(ENDS, tuple(searches))
+    told = tuple(trial(8, length, proof=True) for length in ENDS)
+    assert bucket_proof.too_close(told, state) == told[:1]
+    smallest = tuple(msgspec.structs.replace(each, batch_size=1) for each in told)
+    state = BucketSearch(ENDS, tuple(Search(Plan(SizeSpace())) for _ in ENDS))
+    assert bucket_proof.too_close(smallest, state) == smallest
+
+
 # -- how it is read ------------------------------------------------------------------------------
 
 

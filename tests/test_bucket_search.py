@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,11 +45,13 @@ class Device:
         needs: Bytes of a step at a size and a length.
         dies: Whether a proof of all buckets dies in one, at a size and a length.
         room: What search trials may use, in budgets.
+        mixed: What lengths that follow each other need by replays, over what each needs alone.
     """
 
     needs: Callable[[int, int], float]
     dies: Callable[[int, int], bool] = lambda size, length: False
     room: float = 4.0
+    mixed: float = 1.0
     tried: list[tuple[int, int]] = field(default_factory=list)
     proofs: list[tuple[int, ...]] = field(default_factory=list)
     passed: list[tuple[int, ...]] = field(default_factory=list)
@@ -75,6 +78,10 @@ class Device:
                     ),
                 )
             passed.append(trial)
+        needed = int(self.mixed * max(trial.peak_bytes or 0 for trial in passed))
+        if needed > BUDGET:
+            close = {"outcome": Outcome.TOO_CLOSE, "needed_bytes": needed}
+            return tuple(msgspec.structs.replace(trial, **close) for trial in passed)
         self.passed.append(sizes)
         return tuple(passed)
 
@@ -399,3 +406,31 @@ def test_the_longest_bucket_too_is_proven_at_what_its_trials_tell() -> None:
         found = found.add(fitting(size, RESIDENT + size * each, sequence_length=500))
     assert found.next() == Prove(970)
     assert BucketSearch((500,), (found,)).next() == ProveTogether((990,))
+
+
+def test_sizes_that_went_through_together_by_luck_are_all_lowered() -> None:
+    alone = Device(attention)
+    _, apart = search(alone)
+    device = Device(attention, mixed=1.05)
+    _, together = search(device)
+    assert isinstance(apart, Found)
+    assert isinstance(together, Found)
+    assert device.passed == [together.batch_sizes]
+    assert 2 <= len(device.proofs) <= 3
+    for length, first, size in zip(LENGTHS, apart.batch_sizes, together.batch_sizes, strict=True):
+        assert 0.9 * first <= size < first, length
+
+
+def test_only_without_loops_and_where_memory_may_run_out_are_all_lengths_replayed() -> None:
+    plan = Plan(SizeSpace(), budget_bytes=BUDGET, limit_bytes=4 * BUDGET)
+    traced = fitting(8, 500 * MIB, sequence_length=500)
+    looped = msgspec.structs.replace(traced, loops=True)
+    untraced = msgspec.structs.replace(traced, needed_bytes=None)
+
+    def replayable(plan: Plan, *trials: Trial) -> bool:
+        return BucketSearch((100, 500), (Search(plan), Search(plan, trials))).is_replayable
+
+    assert replayable(plan, untraced, traced)
+    assert not replayable(plan, untraced)
+    assert not replayable(plan, traced, looped)
+    assert not replayable(replace(plan, careful=True), traced)

@@ -76,7 +76,9 @@ class Process:
             )
         return done((peak,) * steps).as_trial(request)
 
-    def prove_shapes(self, shapes: tuple[tuple[int, int], ...]) -> Ending:
+    def prove_shapes(
+        self, shapes: tuple[tuple[int, int], ...], *, limit_bytes: int | None
+    ) -> Ending:
         self.proofs.append(shapes)
         request = RunTrial.of_shapes(shapes, validation=True)
         for place, shape in enumerate(shapes):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,17 @@ import msgspec
 import pytest
 
 import autobatch
+from autobatch import devices, targets
 from autobatch.bucket_options import BucketOptions
+from autobatch.bucket_proof import proof_shapes
+from autobatch.crew import Crew
 from autobatch.errors import AutobatchError, UsageError
+from autobatch.events import ignore
 from autobatch.evidence import MIXED_HEADROOM
+from autobatch.options import ProbeOptions
+from autobatch.protocol import SequenceRequest
 from autobatch.records import LimitKind, Outcome, ProofKind
+from autobatch.units import MIB
 
 SAMPLES = Path(__file__).resolve().parent / "samples"
 LENGTHS = str(SAMPLES / "lengths.py")
@@ -194,6 +202,29 @@ def test_every_bucket_has_a_size_that_was_proven_beside_the_others() -> None:
         autobatch.BucketResult.from_json(
             msgspec.structs.replace(result, schema_version=99).to_json()
         )
+
+
+@pytest.mark.tensorflow
+def test_a_proof_of_several_lengths_that_went_through_by_luck_is_told() -> None:
+    """One whose steps need more than the limit by replay: here more than one that is too small."""
+    options = ProbeOptions.checked(memory_limit="96MiB", device="cpu")
+    shapes = proof_shapes((64, 32), (20, 60), 2)
+    with Crew(
+        targets.resolve(LENGTHS),
+        devices.choose(options),
+        options,
+        environment={},
+        observer=ignore,
+        deadline=time.monotonic() + 500,
+        sequences=SequenceRequest(max_length=60),
+    ) as crew:
+        ample, small = (
+            crew.prove_shapes(shapes, limit_bytes=limit).trial for limit in (96 * MIB, MIB)
+        )
+    assert ample.outcome is Outcome.FITS, ample.why
+    assert small.outcome is Outcome.TOO_CLOSE
+    assert "another order" in (small.why or "")
+    assert (small.needed_bytes or 0) > MIB
 
 
 @pytest.mark.tensorflow

@@ -285,3 +285,12 @@ def test_a_proof_whose_replays_need_more_than_is_there_went_through_by_luck() ->
     assert done.as_trial(RunTrial(batch_size=8, steps=2)).outcome is Outcome.FITS
     spared = msgspec.structs.replace(done, needed_bytes=None)
     assert spared.as_trial(RunTrial(batch_size=8, steps=2, proof=True)).outcome is Outcome.FITS
+
+
+def test_a_proof_of_several_lengths_is_replayed_where_there_is_a_limit() -> None:
+    shapes = ((8, 10), (4, 20), (4, 20), (8, 10), (4, 10), (2, 20))
+    plain = RunTrial.of_shapes(shapes, validation=True)
+    assert (plain.trace, plain.enough_bytes, plain.lengths) == (False, None, 2)
+    traced = RunTrial.of_shapes(shapes, validation=True, limit_bytes=1 << 30)
+    assert (traced.trace, traced.enough_bytes, traced.limit_bytes) == (True, 1 << 30, 1 << 30)
+    assert RunTrial(batch_size=8, steps=2).lengths == 0

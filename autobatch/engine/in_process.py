@@ -111,9 +111,13 @@ class InProcess:
         ending = self._run(request)
         return ending.trial, ending.done
 
-    def prove_shapes(self, shapes: tuple[tuple[int, int], ...]) -> Ending:
+    def prove_shapes(
+        self, shapes: tuple[tuple[int, int], ...], *, limit_bytes: int | None
+    ) -> Ending:
         """Run a proof of batches of several sizes and lengths, one step each."""
-        request = RunTrial.of_shapes(shapes, validation=self._options.validation)
+        request = RunTrial.of_shapes(
+            shapes, validation=self._options.validation, limit_bytes=limit_bytes
+        )
         return self._run(request).within(self.device.budget_bytes)
 
     def _run(self, request: RunTrial) -> Ending:

@@ -58,6 +58,7 @@ class TrialTrace:
         batch_size: int,
         length: int | None = None,
         briefly: bool = False,
+        steps: int | None = None,
     ) -> None:
         """Begin, before `fit`.
 
@@ -67,9 +68,10 @@ class TrialTrace:
             batch_size: Of the trial.
             length: Of the trial's sequences, where it is one of several.
             briefly: As few steps do as tell how memory grows.
+            steps: How many are to be traced otherwise; by default as many as can be read soon.
         """
         self._forget()
-        self._wanted = LEAST_STEPS if briefly else self._steps_to_trace(length)
+        self._wanted = LEAST_STEPS if briefly else steps or self._steps_to_trace(length)
         self._batch_size, self._length = batch_size, length
         self._in_use = self._memory.bytes_in_use()
         self._variables = _variables(model)

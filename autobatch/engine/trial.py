@@ -27,6 +27,9 @@ ENOUGH_STEPS = 4
 # What a proof's replays may need of what there is where there are loops: what they need scatters by
 # as much from trace to trace.
 LOOPS_SPARE = 1.05
+# Of a proof of batches of several lengths: each is seen once after shorter ones, and once after
+# longer ones.
+ROUNDS_TRACED = 2
 CLOSE = 0.1  # share of what there is, within which a trial's own need tells more than foresight
 _ENDLESS = 1 << 30  # epochs: the recorder ends the training, not their number
 
@@ -90,6 +93,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
                 batch_size=self._request.batch_size,
                 length=self._request.sequence_length,
                 briefly=not self._request.trace,
+                steps=ROUNDS_TRACED * self._request.lengths or None,
             )
 
     def on_train_begin(self, logs: Any = None) -> None:
