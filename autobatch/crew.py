@@ -126,7 +126,7 @@ class Crew:
             batch_size=batch_size,
             steps=steps,
             trace=trace,
-            foretell=sequence_length is None,
+            foretell=True,
             enough_bytes=enough_bytes,
             limit_bytes=self.device.budget_bytes,
             sequence_length=sequence_length,

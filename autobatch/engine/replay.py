@@ -47,7 +47,7 @@ class TrialTrace:
         self._now: Traced | None = None
         self._first: Traced | None = None  # of the process's trials without lengths
         self._begun: Traced | None = None  # that one at the present size, if it counts for this one
-        self._censuses: list[Census] = []  # of all of those
+        self._censuses: dict[int | None, list[Census]] = {}  # of all trials, by their length
         self.steps = 0
 
     def start(
@@ -125,7 +125,7 @@ class TrialTrace:
         if self._length is None:
             self._first = self._first or self._now
             self._begun = begun(self._first, self._now)
-            self._censuses.append(self._now.census)
+        self._censuses.setdefault(self._length, []).append(self._now.census)
         return True
 
     def needed_bytes(self, *, at_least: int, edge: int | None, careful: bool = False) -> int | None:
@@ -154,11 +154,11 @@ class TrialTrace:
     def foretold(self, limit_bytes: int, enough_bytes: int | None = None) -> int | None:
         """The largest batch size that so many bytes of a limit do for (by default all), by replays
         of what was traced as it would be at other sizes; None where that cannot be told, or no
-        trial before was at a size well apart from this one."""
-        if not self.read() or self._now is None or self._length is not None:
+        trial before was at a size well apart from this one, and at the same length."""
+        if not self.read() or self._now is None:
             return None
         with _no_garbage_collection():
-            other = nearest(self._censuses, self._batch_size)
+            other = nearest(self._censuses[self._length], self._batch_size)
             growth = None if other is None else Growth(self._now, other)
             if self._begun is not None and self._first is not None:
                 growth = Growth(self._first, self._now.census)
