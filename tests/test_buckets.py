@@ -204,12 +204,10 @@ def test_every_bucket_has_a_size_that_was_proven_beside_the_others() -> None:
         )
 
 
-@pytest.mark.tensorflow
-def test_a_proof_of_several_lengths_that_went_through_by_luck_is_told() -> None:
-    """One whose steps need more than the limit by replay: here more than one that is too small."""
+def crew_of_lengths() -> Crew:
+    """Workers that train samples/lengths.py."""
     options = ProbeOptions.checked(memory_limit="96MiB", device="cpu")
-    shapes = proof_shapes((64, 32), (20, 60), 2)
-    with Crew(
+    return Crew(
         targets.resolve(LENGTHS),
         devices.choose(options),
         options,
@@ -217,7 +215,31 @@ def test_a_proof_of_several_lengths_that_went_through_by_luck_is_told() -> None:
         observer=ignore,
         deadline=time.monotonic() + 500,
         sequences=SequenceRequest(max_length=60),
-    ) as crew:
+    )
+
+
+@pytest.mark.tensorflow
+def test_a_size_is_foretold_by_another_one_of_its_length() -> None:
+    with crew_of_lengths() as crew:
+        crew.prepare()
+
+        def foretold(size: int, length: int) -> int | None:
+            trial = crew.measure(
+                size, steps=3, trace=False, enough_bytes=90 * MIB, sequence_length=length
+            )
+            assert trial.outcome is Outcome.FITS, trial.why
+            return trial.foretold
+
+        told = [foretold(size, length) for size, length in ((2, 60), (31, 20), (15, 60), (64, 20))]
+    assert told[:2] == [None, None]
+    assert 300 < (told[2] or 0) < (told[3] or 0)
+
+
+@pytest.mark.tensorflow
+def test_a_proof_of_several_lengths_that_went_through_by_luck_is_told() -> None:
+    """One whose steps need more than the limit by replay: here more than one that is too small."""
+    shapes = proof_shapes((64, 32), (20, 60), 2)
+    with crew_of_lengths() as crew:
         ample, small = (
             crew.prove_shapes(shapes, limit_bytes=limit).trial for limit in (96 * MIB, MIB)
         )
