@@ -80,8 +80,8 @@ _PROBE = (
         "--headroom",
         metavar="SHARE|SIZE",
         help="Least part of the budget to keep free, such as 5% or 512MiB; where given, the proof "
-        "begins with no larger size.  [default: 2%; 3.5% with buckets, where there are no loops; by "
-        "the peaks' spread, up to 6%, where no step could be replayed; 13% where memory is "
+        "begins with no larger size.  [default: 2%; 3.5% with buckets, where there are no loops; "
+        "by the peaks' spread, up to 6%, where no step could be replayed; 13% where memory is "
         "sampled]",
     ),
     _option("--steps", type=int, help="Training steps of a trial near the answer.  [default: 6]"),
