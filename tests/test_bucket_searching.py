@@ -79,6 +79,7 @@ class Process:
     def prove_shapes(
         self, shapes: tuple[tuple[int, int], ...], *, limit_bytes: int | None
     ) -> Ending:
+        assert limit_bytes is None  # far from the edge, as memory must not run out: no replays
         self.proofs.append(shapes)
         request = RunTrial.of_shapes(shapes, validation=True)
         for place, shape in enumerate(shapes):
