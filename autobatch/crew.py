@@ -115,6 +115,7 @@ class Crew:
         *,
         steps: int,
         trace: bool,
+        trace_steps: int = 0,
         enough_bytes: int | None,
         sequence_length: int | None = None,
     ) -> Trial:
@@ -126,6 +127,7 @@ class Crew:
             batch_size=batch_size,
             steps=steps,
             trace=trace,
+            trace_steps=trace_steps,
             foretell=True,
             enough_bytes=enough_bytes,
             limit_bytes=self.device.budget_bytes,
@@ -139,7 +141,7 @@ class Crew:
         return ending.trial
 
     def prove(
-        self, batch_size: int, *, enough_bytes: int, beyond: int | None
+        self, batch_size: int, *, enough_bytes: int, beyond: int | None, trace_steps: int = 0
     ) -> tuple[Trial, protocol.TrialDone | None]:
         """Run a proof, in a process that has run nothing before, under the real limit.
 
@@ -154,6 +156,7 @@ class Crew:
                 validation=self._options.validation,
                 proof=True,
                 trace=True,
+                trace_steps=trace_steps,
                 enough_bytes=enough_bytes,
                 limit_bytes=self.device.budget_bytes,
             ),

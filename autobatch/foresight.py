@@ -29,6 +29,10 @@ MOST = 50_000  # allocations; more are not replayed at another size
 # From the size at which the bytes live alone would be too many, down in such steps, at most to:
 STEP, LEAST_SHARE = 0.8, 0.25
 ROUNDS, NEAR = 8, 0.02  # to find that size, and how near to it is near enough
+# Allocations a step, of at least the bytes live at its peak over `FINEST`: fewer are few. (A CNN of
+# two convolutions has 16 to 20, two towers of dense layers 26; a U-Net, a transformer and ResNet50
+# have 136 to 496.)
+FEW_TENSORS = 64
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,14 @@ class Traced:
     def has_loops(self) -> bool:
         """Some of it is a loop's."""
         return any(a.in_loop for a in self.allocations)
+
+    @property
+    def has_few_tensors(self) -> bool:
+        """A step takes few large allocations, none of them all at once, and has no loop."""
+        least = self.live_bytes / FINEST
+        large = sum(a.start is not None and a.requested_bytes >= least for a in self.allocations)
+        few = 0 < large < FEW_TENSORS * self.steps
+        return few and not (self.has_loops or self.is_compiled)
 
     @property
     def is_compiled(self) -> bool:

@@ -53,10 +53,10 @@ class ProbeOptions(msgspec.Struct, frozen=True, kw_only=True):
             search tried, with the best proven samples a second.
         precision: Share of the answer that may be left on the table; 0 for the exact size.
         headroom: Least share (`'5%'`) or bytes (`'256MiB'`) of the budget to keep free at the
-            peak. Defaults to 2 % (3.5 % for buckets in processes of their own where there are no
-            loops), and where no step could be replayed to as much as the spread of the peaks asks
-            for, from 2.5 up to 6 %. Where it is given, that alone is kept: the proof does not begin
-            with a larger size.
+            peak. Defaults to 2 % (3.5 % where there are no loops, for buckets in processes of
+            their own and where a step has few large allocations), and where no step could be
+            replayed to as much as the spread of the peaks asks for, from 2.5 up to 6 %. Where it is
+            given, that alone is kept: the proof does not begin with a larger size.
         steps: Training steps of a search trial near the answer.
         proof_steps: Training steps of a proof at the full size; as many at a size 2.5 % larger, a
             smaller last batch, validation and the beginning of a second epoch come on top.
@@ -98,7 +98,7 @@ class ProbeOptions(msgspec.Struct, frozen=True, kw_only=True):
     prefer: str = SIZE
     precision: float = 0.02
     headroom: str | None = None
-    steps: int = 6
+    steps: int = 8
     proof_steps: int = 8
     validation: bool = True
     timeout: float = 300.0

@@ -115,6 +115,7 @@ class RunTrial(msgspec.Struct, frozen=True, kw_only=True, tag=True):
             second epoch.
         trace: Also say what the first steps need once fragmentation is counted; in a proof only
             whether that is more than `enough_bytes`.
+        trace_steps: How many steps to trace; 0 for as many as tell it as a rule, and are read soon.
         foretell: Also trace the first steps to say which batch size `enough_bytes` of
             `limit_bytes` would do for, or to let a later trial say so.
         careful: The pool is the one that will train: a step's peak counts beside what replays
@@ -133,6 +134,7 @@ class RunTrial(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     validation: bool = False
     proof: bool = False
     trace: bool = False
+    trace_steps: int = 0
     foretell: bool = False
     careful: bool = False
     enough_bytes: int | None = None
@@ -286,7 +288,7 @@ class TrialDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         foretold: The largest batch size that `enough_bytes` do for, by replays of what this trial
             allocated as it would be at other sizes; None where that was not asked for or cannot
             be told.
-        compiled, loops: See `Trial`.
+        compiled, loops, few_tensors: See `Trial`.
         process_bytes: By NVML, all that the worker holds of a GPU; None where it does not say.
         validation_steps: Validation steps that ran.
         last_batch_size: Samples in the smaller last batch; None where there was none.
@@ -302,6 +304,7 @@ class TrialDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     foretold: int | None = None
     compiled: bool = False
     loops: bool = False
+    few_tensors: bool = False
     process_bytes: int | None = None
     validation_steps: int = 0
     last_batch_size: int | None = None
@@ -326,6 +329,7 @@ class TrialDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
             foretold=self.foretold,
             compiled=self.compiled,
             loops=self.loops,
+            few_tensors=self.few_tensors,
             process_bytes=self.process_bytes,
             step_seconds=self.step_seconds,
             proof=request.proof,

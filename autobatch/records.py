@@ -84,6 +84,8 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
             as those of a process that begins at this size. In one that has run others a larger size
             may die where a training would not.
         loops: Some of what was traced is a loop's, as a recurrent layer's.
+        few_tensors: What was traced has few large allocations a step, in no loop's body and no
+            program's that XLA compiled: then a training meets layouts that few replays do.
         process_bytes: What NVML counts for the process after the steps: the allocator's memory, and
             all that is outside of it (CUDA's context, workspaces of cuDNN and cuBLAS, NCCL). None
             where it does not say.
@@ -107,6 +109,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     foretold: int | None = None
     compiled: bool = False
     loops: bool = False
+    few_tensors: bool = False
     process_bytes: int | None = None
     step_seconds: tuple[float, ...] = ()
     tight: bool = False

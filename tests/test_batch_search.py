@@ -21,6 +21,7 @@ from autobatch.batch_search import MISLED, Done, GiveUp, Prove, Search, Try, run
 from autobatch.errors import UsageError
 from autobatch.evidence import (
     CAREFUL_HEADROOM,
+    FEW_HEADROOM,
     LEAST_HEADROOM,
     MIXED_HEADROOM,
     MOST_HEADROOM,
@@ -1079,6 +1080,11 @@ def test_no_trial_is_cut_short_that_might_yet_fit() -> None:
     assert Search(mixed, replayed.trials).headroom_bytes == MIXED_HEADROOM * 1000 * MIB
     looped = msgspec.structs.replace(replayed.trials[-1], loops=True)
     assert Search(mixed, (scattered, looped)).headroom_bytes == LEAST_HEADROOM * 1000 * MIB
+    few = msgspec.structs.replace(replayed.trials[-1], few_tensors=True)
+    assert Search(plan, (scattered, few)).headroom_bytes == FEW_HEADROOM * 1000 * MIB
+    assert Search(asked, (scattered, few)).headroom_bytes == 10 * MIB
+    # The last trace counts: at a small size hardly anything is large beside the weights.
+    assert not Search(plan, (few, replayed.trials[-1])).has_few_tensors
     careful = replace(plan, careful=True)
     for other in (found, replace(replayed, plan=asked), replace(replayed, plan=careful)):
         assert other.proof_bytes == 1000 * MIB

@@ -60,10 +60,12 @@ class Process:
         *,
         steps: int,
         trace: bool,
+        trace_steps: int,
         enough_bytes: int | None,
         sequence_length: int | None = None,
     ) -> Trial:
         assert sequence_length is not None
+        assert not trace_steps
         self.tried.append((sequence_length, batch_size))
         request = RunTrial(batch_size=batch_size, steps=steps, sequence_length=sequence_length)
         peak = self.peak(batch_size, sequence_length)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from autobatch.footprint import Allocation, at_peak, requested_peak
 from autobatch.foresight import (
     FARTHEST,
+    FEW_TENSORS,
     LEAST_SHARE,
     MOST,
     STEP,
@@ -199,6 +201,21 @@ def program(batch_size: int, *, first: bool) -> Traced:
         place += 4
     residents = (30 * MIB,) if first else (30 * MIB, *slots)
     return Traced(batch_size, tuple(made), residents, grows=False, steps=3)
+
+
+def test_few_tensors_are_those_of_no_loop_and_no_program() -> None:
+    few = training(16)
+    assert few.has_few_tensors
+    looped = [msgspec.structs.replace(each, in_loop=True) for each in few.allocations]
+    assert not Traced(16, tuple(looped), WEIGHTS, steps=3).has_few_tensors
+    # So many a step, and not in all; small ones do not count.
+    one = FEW_TENSORS * 3
+    more = [*few.allocations, *(Allocation(40_000, 900 + k, 901 + k) for k in range(one))]
+    assert not Traced(16, tuple(more), WEIGHTS, steps=3).has_few_tensors
+    assert Traced(16, tuple(more), WEIGHTS, steps=4).has_few_tensors
+    small = [*few.allocations, *(Allocation(256, 900 + k, 901 + k) for k in range(one))]
+    assert Traced(16, tuple(small), WEIGHTS, steps=3).has_few_tensors
+    assert not program(16, first=False).has_few_tensors
 
 
 def test_a_compiled_programs_trial_is_replayed_as_a_process_that_begins_with_it() -> None:

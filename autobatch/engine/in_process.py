@@ -79,6 +79,7 @@ class InProcess:
         *,
         steps: int,
         trace: bool,
+        trace_steps: int = 0,
         enough_bytes: int | None,
         sequence_length: int | None = None,
     ) -> Trial:
@@ -87,6 +88,7 @@ class InProcess:
             batch_size=batch_size,
             steps=steps,
             trace=trace,
+            trace_steps=trace_steps,
             careful=True,
             enough_bytes=enough_bytes,
             limit_bytes=self.device.budget_bytes,
@@ -95,7 +97,7 @@ class InProcess:
         return self._run(request).trial
 
     def prove(
-        self, batch_size: int, *, enough_bytes: int, beyond: int | None
+        self, batch_size: int, *, enough_bytes: int, beyond: int | None, trace_steps: int = 0
     ) -> tuple[Trial, TrialDone | None]:
         """Run a proof: in this process, since this is the one that will train."""
         assert beyond is None, "memory must not run out here"
@@ -105,6 +107,7 @@ class InProcess:
             validation=self._options.validation,
             proof=True,
             trace=True,
+            trace_steps=trace_steps,
             enough_bytes=enough_bytes,
             limit_bytes=self.device.budget_bytes,
         )

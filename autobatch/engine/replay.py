@@ -172,6 +172,11 @@ class TrialTrace:
         return self._now is not None and self._now.has_loops
 
     @property
+    def has_few_tensors(self) -> bool:
+        """What was read has few large allocations a step."""
+        return self._now is not None and self._now.has_few_tensors
+
+    @property
     def begins(self) -> bool:
         """What was read is replayed as what a process allocates that begins at this size."""
         return self._begun is not None

@@ -93,7 +93,7 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
                 batch_size=self._request.batch_size,
                 length=self._request.sequence_length,
                 briefly=not self._request.trace,
-                steps=ROUNDS_TRACED * self._request.lengths or None,
+                steps=ROUNDS_TRACED * self._request.lengths or self._request.trace_steps or None,
             )
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -171,6 +171,11 @@ class Recorder(keras.callbacks.Callback):  # type: ignore[misc]
     def loops(self) -> bool:
         """Some of what was traced, and read, is a loop's."""
         return self._trace is not None and self._trace.has_loops
+
+    @property
+    def few_tensors(self) -> bool:
+        """What was traced, and read, has few large allocations a step."""
+        return self._trace is not None and self._trace.has_few_tensors
 
     def _tells_enough(self) -> bool:
         """Whether more steps would say nothing that is asked for."""
@@ -266,6 +271,7 @@ def run(training: Training, recorder: Recorder, request: RunTrial, *, static: bo
         foretold=recorder.foretold(needed),
         compiled=recorder.compiled,
         loops=recorder.loops,
+        few_tensors=recorder.few_tensors,
         process_bytes=memory.process_bytes(),
         resident_bytes=memory.bytes_in_use() + training.batches.device_bytes,
         validation_steps=recorder.validation_steps,
