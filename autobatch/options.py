@@ -53,8 +53,8 @@ class ProbeOptions(msgspec.Struct, frozen=True, kw_only=True):
             search tried, with the best proven samples a second.
         precision: Share of the answer that may be left on the table; 0 for the exact size.
         headroom: Least share (`'5%'`) or bytes (`'256MiB'`) of the budget to keep free at the
-            peak. Defaults to 2 % (3.5 % where there are no loops, for buckets in processes of
-            their own and where a step has few large allocations), and where no step could be
+            peak. Defaults to 2 % (where there are no loops 3.5 % for buckets in processes of
+            their own, and 5 % where a step has few large allocations), and where no step could be
             replayed to as much as the spread of the peaks asks for, from 2.5 up to 6 %. Where it is
             given, that alone is kept: the proof does not begin with a larger size.
         steps: Training steps of a search trial near the answer.

@@ -40,8 +40,8 @@ def test_the_cifar_example_is_searched_and_proven_within_its_budget() -> None:
     assert answer["device"]["kind"] == "cpu"
     assert answer["device"]["budget_bytes"] == 256 * MIB
     # Brute force found deaths from 280 on (scripts/bench/rows); a zone is no line, so not exact.
-    assert 200 <= answer["batch_size"] <= 284
-    assert answer["headroom_bytes"] == int(0.035 * 256 * MIB)  # a step has few large allocations
+    assert 200 <= answer["batch_size"] <= 280
+    assert answer["headroom_bytes"] == int(0.05 * 256 * MIB)  # a step has few large allocations
     trials = answer["trials"]
     proof = next(t for t in reversed(trials) if t["proof"])
     assert proof["batch_size"] == answer["batch_size"]

@@ -80,9 +80,9 @@ _PROBE = (
         "--headroom",
         metavar="SHARE|SIZE",
         help="Least part of the budget to keep free, such as 5% or 512MiB; where given, the proof "
-        "begins with no larger size.  [default: 2%; 3.5% where there are no loops, with buckets or "
-        "where a step has few large allocations; by the peaks' spread, up to 6%, where no step "
-        "could be replayed; 13% where memory is sampled]",
+        "begins with no larger size.  [default: 2%; where there are no loops 3.5% with buckets, "
+        "and 5% where a step has few large allocations; by the peaks' spread, up to 6%, where no "
+        "step could be replayed; 13% where memory is sampled]",
     ),
     _option("--steps", type=int, help="Training steps of a trial near the answer.  [default: 8]"),
     _option("--proof-steps", type=int, help="Training steps of the proof.  [default: 8]"),
