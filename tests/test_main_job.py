@@ -59,7 +59,7 @@ def test_the_cifar_example_is_searched_and_proven_within_its_budget() -> None:
         steps = len(trial["step_peak_bytes"])
         if trial["needed_bytes"] and not trial["proof"]:  # near the edge, more steps are replayed
             too_large = trial["needed_bytes"] > 256 * MIB - answer["headroom_bytes"]
-            assert steps == 6 or too_large or steps == 4, trial
+            assert steps == 8 or too_large or steps == 4, trial
     assert answer["learning_rate_rule"] == "sqrt"
     assert answer["learning_rate"] == pytest.approx(0.001 * (answer["batch_size"] / 32) ** 0.5)
     assert answer["steps_per_epoch"] == -(-4096 // answer["batch_size"])
