@@ -24,9 +24,9 @@ MOST_HEADROOM = 0.06
 # one of ten trainings.) But not the passes of loops, whose holes lie everywhere anyway.
 MIXED_HEADROOM = 0.035
 # Where a step has few large allocations, orders that few replays meet, and few traces, kill sizes
-# some per cent below those at which replays begin to die. (A CNN's traces of eight steps put the
-# edge at 289 samples, two of seven at 277 and 283; of fresh trainings 1 of 23 died at 278, 1 of 31
-# at 280, 3 of 24 at 288 and 7 of 25 at 292. With 3.5 % five searches answered 272 to 278.)
+# some per cent below those at which replays begin to die. (Of a CNN's seven traces of eight steps
+# six put the edge at 288 to 292 samples, one at 277; of fresh trainings 1 of 23 died at 278, 1 of
+# 31 at 280, 3 of 24 at 288 and 7 of 25 at 292. With 3.5 % five searches answered 272 to 278.)
 FEW_HEADROOM = 0.05
 # Of the budget without what is in use between steps, where trials share the process that is to
 # train, and its full pool.

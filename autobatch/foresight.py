@@ -62,7 +62,7 @@ class Traced:
         number = Counter(a.requested_bytes for a in self.allocations)
         return Census(self.batch_size, {each: n / self.steps for each, n in number.items()})
 
-    @property
+    @cached_property
     def live_bytes(self) -> int:
         """Most bytes live at once."""
         return requested_peak(self.allocations, sum(self.residents))
@@ -75,10 +75,11 @@ class Traced:
     @property
     def has_few_tensors(self) -> bool:
         """A step takes few large allocations, none of them all at once, and has no loop."""
+        if self.has_loops or self.is_compiled:
+            return False
         least = self.live_bytes / FINEST
         large = sum(a.start is not None and a.requested_bytes >= least for a in self.allocations)
-        few = 0 < large < FEW_TENSORS * self.steps
-        return few and not (self.has_loops or self.is_compiled)
+        return 0 < large < FEW_TENSORS * self.steps
 
     @property
     def is_compiled(self) -> bool:

@@ -209,11 +209,11 @@ def test_few_tensors_are_those_of_no_loop_and_no_program() -> None:
     looped = [msgspec.structs.replace(each, in_loop=True) for each in few.allocations]
     assert not Traced(16, tuple(looped), WEIGHTS, steps=3).has_few_tensors
     # So many a step, and not in all; small ones do not count.
-    one = FEW_TENSORS * 3
-    more = [*few.allocations, *(Allocation(40_000, 900 + k, 901 + k) for k in range(one))]
+    number = FEW_TENSORS * 3
+    more = [*few.allocations, *(Allocation(40_000, 900 + k, 901 + k) for k in range(number))]
     assert not Traced(16, tuple(more), WEIGHTS, steps=3).has_few_tensors
     assert Traced(16, tuple(more), WEIGHTS, steps=4).has_few_tensors
-    small = [*few.allocations, *(Allocation(256, 900 + k, 901 + k) for k in range(one))]
+    small = [*few.allocations, *(Allocation(256, 900 + k, 901 + k) for k in range(number))]
     assert Traced(16, tuple(small), WEIGHTS, steps=3).has_few_tensors
     assert not program(16, first=False).has_few_tensors
 
